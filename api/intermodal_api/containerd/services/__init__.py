@@ -1,0 +1,1 @@
+"""Messages generated from api/proto: containerd.services."""
