@@ -1,0 +1,90 @@
+"""What an entry point names: a `Plugin`; and what its factory gets: a `Context`."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+import msgspec
+
+if TYPE_CHECKING:
+    import logging
+
+    from intermodal_core.events import EventBus
+    from intermodal_core.registry import Registry
+    from intermodal_core.spawner import Spawner
+
+__all__ = ["Context", "NoConfig", "Plugin"]
+
+C = TypeVar("C", bound=msgspec.Struct)
+
+
+class NoConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The config of a plugin that takes no options."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plugin(Generic[C]):
+    """A registration: data, read when the plugin is first required.
+
+    `factory(context)` makes the instance, on a thread with a deadline. It may raise `PluginSkipped` where the plugin
+    cannot run on this machine, and anything else when it broke. `config` is a msgspec.Struct whose defaults are the
+    defaults of the options; document each with `Annotated[T, msgspec.Meta(description=...)]`.
+
+    `requires` names what must be ready first: a kind (`"metadata"`: the chosen one; of a kind with many in use, all that
+    are enabled) or one instance (`"managers.store"`). `forked` names modules that the spawner loads, since
+    functions of them are to be forked. `contract` is the version of the kind's contract that the plugin was written for.
+    """
+
+    factory: Callable[[Context[C]], Any]
+    config: type[C] = NoConfig  # type: ignore[assignment]
+    requires: tuple[str, ...] = ()
+    forked: tuple[str, ...] = ()
+    contract: int = 1
+    capabilities: tuple[str, ...] = ()
+    exports: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Context(Generic[C]):
+    """All that a plugin sees of the daemon.
+
+    `root` (kept) and `state` (gone at reboot) are directories of this instance's own, made on first use by
+    `root_dir()`/`state_dir()`. `address` is the daemon's main socket path. `get` returns a required plugin's instance.
+    """
+
+    kind: str
+    name: str
+    config: C
+    root: Path
+    state: Path
+    address: str
+    log: logging.Logger
+    events: EventBus
+    spawner: Spawner
+    registry: Registry
+
+    def get(self, kind: str, name: str = "") -> Any:
+        """The ready instance of a plugin that this one requires; without a name, the kind's chosen one.
+
+        Calls on it are guarded: timed, with a deadline, on the plugin's own threads where the contract's method is plain
+        `def` (then the result is awaited by `await`).
+        """
+        return self.registry.instance(kind, name)
+
+    def root_dir(self) -> Path:
+        """The instance's own directory below the daemon's root, made with mode 0700."""
+        self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        return self.root
+
+    def state_dir(self) -> Path:
+        """The instance's own directory below the daemon's state, made with mode 0700."""
+        self.state.mkdir(mode=0o700, parents=True, exist_ok=True)
+        return self.state
+
+
+#: A plugin instance may define `async def start(self)` and `async def stop(self)`: run on the daemon's loop once all
+#: plugins required at start are ready, and in reverse order at the end.
+Lifecycle = Callable[[], Awaitable[None]]
