@@ -51,7 +51,9 @@ def test_a_second_run_mends_the_tree_and_leaves_the_rest_untouched(outdir: Path,
     stale = tree / "gone" / "gone_pb2.py"
     written = right.stat().st_mtime_ns
     changed.write_text("raise SystemExit\n")
-    stale.parent.mkdir()
+    compiled = stale.parent / "__pycache__" / "gone_pb2.pyc"
+    compiled.parent.mkdir(parents=True)
+    compiled.touch()
     stale.touch()
     assert generate(outdir) == fresh
     assert right.stat().st_mtime_ns == written
