@@ -1,0 +1,229 @@
+"""Calls into plugins: each on the plugin's own threads, timed, with a deadline, its errors put into the closed set.
+
+A thread that outlives its call's deadline stays busy; the outcome of that call is unknown. When every thread of a
+plugin is stuck so, its breaker is open: calls fail at once until one comes back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
+
+from intermodal_core.errors import DeadlineExceeded, IntermodalError, Internal, Unavailable, from_os_error
+
+__all__ = ["Guard", "Pool", "Statistics", "bounded"]
+
+T = TypeVar("T")
+
+
+class Statistics:
+    """What the calls of one method came to: how many, how many failed, seconds in total and at most."""
+
+    __slots__ = ("calls", "errors", "longest", "seconds")
+
+    def __init__(self) -> None:
+        self.calls = 0
+        self.errors = 0
+        self.seconds = 0.0
+        self.longest = 0.0
+
+    def add(self, seconds: float, failed: bool) -> None:
+        """Count one call."""
+        self.calls += 1
+        self.errors += failed
+        self.seconds += seconds
+        self.longest = max(self.longest, seconds)
+
+
+class _Job:
+    __slots__ = ("arguments", "fn", "future", "keywords", "late", "loop")
+
+    def __init__(
+        self,
+        fn: Callable[..., Any],
+        arguments: tuple[Any, ...],
+        keywords: dict[str, Any],
+        loop: asyncio.AbstractEventLoop,
+    ) -> None:
+        self.fn = fn
+        self.arguments = arguments
+        self.keywords = keywords
+        self.loop = loop
+        self.future: asyncio.Future[Any] = loop.create_future()
+        self.late = False
+
+    def run(self) -> None:
+        try:
+            result = self.fn(*self.arguments, **self.keywords)
+            if isinstance(result, Iterator):
+                result = list(result)
+        except BaseException as error:  # SystemExit of a plugin is its own failure, not the daemon's
+            self.settle(self.fail, error)
+        else:
+            self.settle(self.succeed, result)
+
+    def settle(self, how: Callable[[Any], None], outcome: Any) -> None:
+        try:
+            self.loop.call_soon_threadsafe(how, outcome)
+        except RuntimeError:
+            pass  # the loop has ended; nobody waits any more
+
+    def succeed(self, result: Any) -> None:
+        if not self.future.done():
+            self.future.set_result(result)
+
+    def fail(self, error: BaseException) -> None:
+        if not self.future.done():
+            if isinstance(
+                error, StopIteration | asyncio.CancelledError | SystemExit | KeyboardInterrupt | GeneratorExit
+            ):
+                wrapped = Internal(f"raised {type(error).__name__}: {error}")
+                wrapped.__cause__ = error
+                error = wrapped
+            self.future.set_exception(error)
+
+
+class Pool:
+    """A small pool of daemon threads, begun one at a time as they are needed, that never holds up the exit."""
+
+    def __init__(self, name: str, size: int) -> None:
+        self.name = name
+        self.size = size
+        self._jobs: deque[_Job] = deque()
+        self._wake = threading.Condition()
+        self._idle = 0
+        self._threads = 0
+        self._stuck = 0
+        self._closed = False
+
+    @property
+    def open_breaker(self) -> bool:
+        """Whether every thread is held by a call that outlived its deadline."""
+        return self._stuck >= self.size
+
+    async def run(self, fn: Callable[..., T], *arguments: Any, deadline: float | None = None, **keywords: Any) -> T:
+        """`fn` on one of the threads. Raises what it raises, DeadlineExceeded, or Unavailable with the breaker open."""
+        if self.open_breaker:
+            raise Unavailable(
+                f"{self.name} does not answer: all {self.size} of its threads are held by calls past their deadline"
+            )
+        job = _Job(fn, arguments, keywords, asyncio.get_running_loop())
+        with self._wake:
+            if self._closed:
+                raise Unavailable(f"{self.name} is being stopped")
+            self._jobs.append(job)
+            if self._idle:
+                self._wake.notify()
+            elif self._threads < self.size:
+                self._threads += 1
+                threading.Thread(target=self._work, name=self.name, daemon=True).start()
+        if deadline is None:
+            return await job.future  # type: ignore[no-any-return]
+        timer = job.loop.call_later(deadline, self._expire, job, deadline)
+        try:
+            return await job.future  # type: ignore[no-any-return]
+        finally:
+            timer.cancel()
+
+    def _expire(self, job: _Job, deadline: float) -> None:
+        if job.future.done():
+            return
+        with self._wake:
+            if job in self._jobs:
+                self._jobs.remove(job)
+                waited = "waited for a free thread"
+            else:
+                job.late = True
+                self._stuck += 1
+                waited = "did not return"
+        job.future.set_exception(
+            DeadlineExceeded(f"{self.name} {waited} within {deadline:g} s; the outcome is unknown")
+        )
+
+    def _work(self) -> None:
+        while True:
+            with self._wake:
+                while not self._jobs:
+                    if self._closed:
+                        self._threads -= 1
+                        return
+                    self._idle += 1
+                    self._wake.wait()
+                    self._idle -= 1
+                job = self._jobs.popleft()
+            job.run()
+            with self._wake:
+                if job.late:
+                    self._stuck -= 1
+            del job
+
+    def close(self) -> None:
+        """Let the threads end when they have done what is queued; stuck ones are left behind."""
+        with self._wake:
+            self._closed = True
+            self._wake.notify_all()
+
+
+class Guard:
+    """Stands for a plugin's instance: every public method is a coroutine function.
+
+    Plain methods run in `pool`, coroutine methods on the loop. Attributes that are not callable are passed through.
+    `instance` is the plugin's object itself.
+    """
+
+    def __init__(self, name: str, instance: Any, pool: Pool, deadline: float, unbounded: tuple[str, ...] = ()) -> None:
+        self._name = name
+        self.instance = instance
+        self._pool = pool
+        self._deadline = deadline
+        self._unbounded = unbounded
+        self.statistics: dict[str, Statistics] = {}
+
+    def __getattr__(self, method: str) -> Any:
+        target = getattr(self.instance, method)
+        if method.startswith("_") or not callable(target):
+            return target
+        deadline = None if method in self._unbounded else self._deadline
+        statistics = self.statistics.setdefault(method, Statistics())
+        where = f"{self._name}.{method}"
+        on_loop = inspect.iscoroutinefunction(target)
+
+        async def call(*arguments: Any, **keywords: Any) -> Any:
+            began = time.perf_counter()
+            failed = True
+            try:
+                if on_loop:
+                    result = await bounded(target(*arguments, **keywords), deadline, where)
+                else:
+                    result = await self._pool.run(target, *arguments, deadline=deadline, **keywords)
+                failed = False
+                return result
+            except (IntermodalError, asyncio.CancelledError):
+                raise
+            except OSError as error:
+                raise from_os_error(error, where) from error
+            except BaseException as error:
+                raise Internal(f"{where} raised {type(error).__name__}: {error}") from error
+            finally:
+                statistics.add(time.perf_counter() - began, failed)
+
+        setattr(self, method, call)
+        return call
+
+
+async def bounded(call: Any, deadline: float | None, where: str) -> Any:
+    """Await `call` for at most `deadline` seconds; past it raises DeadlineExceeded naming `where`."""
+    if deadline is None:
+        return await call
+    try:
+        async with asyncio.timeout(deadline) as scope:
+            return await call
+    except TimeoutError:
+        if scope.expired():
+            raise DeadlineExceeded(f"{where} did not return within {deadline:g} s; the outcome is unknown") from None
+        raise

@@ -1,0 +1,44 @@
+"""The kinds whose contracts live in this folder, as data; named by entry points of the group `intermodal.kinds`.
+
+The attribute `containerd` is the plugin type that clients of containerd's introspection know.
+"""
+
+from intermodal_core.kinds import Kind
+
+CONTENT = Kind(
+    "content",
+    "intermodal_core.contracts.content:ContentStore",
+    single=True,
+    threads=8,
+    attributes={"containerd": "io.containerd.content.v1"},
+)
+METADATA = Kind(
+    "metadata",
+    "intermodal_core.contracts.metadata:MetadataStore",
+    single=True,
+    guarded=False,
+    attributes={"containerd": "io.containerd.metadata.v1"},
+)
+SNAPSHOTTERS = Kind(
+    "snapshotters",
+    "intermodal_core.contracts.snapshotters:Snapshotter",
+    threads=8,
+    deadline=300,
+    attributes={"containerd": "io.containerd.snapshotter.v1"},
+)
+DIFFERS = Kind(
+    "differs",
+    "intermodal_core.contracts.differs:Differ",
+    deadline=3600,
+    attributes={"containerd": "io.containerd.differ.v1"},
+)
+RUNTIMES = Kind(
+    "runtimes",
+    "intermodal_core.contracts.runtimes:Runtime",
+    deadline=120,
+    unbounded=("wait",),
+    attributes={"containerd": "io.containerd.runtime.v2"},
+)
+NETWORKS = Kind("networks", "intermodal_core.contracts.networks:Network")
+MANAGERS = Kind("managers", guarded=False, eager=True, attributes={"containerd": "io.containerd.service.v1"})
+SERVICES = Kind("services", guarded=False, eager=True, attributes={"containerd": "io.containerd.grpc.v1"})

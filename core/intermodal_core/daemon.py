@@ -1,0 +1,151 @@
+"""intermodald: the core, and whatever plugins are installed."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import fcntl
+import gc
+import logging
+import os
+import signal
+import socket
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from intermodal_core import __version__, discovery
+from intermodal_core.config import Config
+from intermodal_core.config import load as load_config
+from intermodal_core.errors import FailedPrecondition, IntermodalError, from_os_error
+from intermodal_core.events import EventBus
+from intermodal_core.kinds import Kind
+from intermodal_core.loading import load_attribute
+from intermodal_core.registry import Registry
+from intermodal_core.spawner import Spawner
+
+__all__ = ["Daemon", "main"]
+
+log = logging.getLogger("intermodal")
+
+DEFAULT_CONFIG = Path("/etc/intermodal/config.toml")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the daemon until SIGTERM or SIGINT; the exit code is 0, or 1 with one sentence on stderr."""
+    options = _parser().parse_args(arguments)
+    try:
+        overrides = {key: value for key in ("root", "state", "address") if (value := getattr(options, key)) is not None}
+        path = options.config or (DEFAULT_CONFIG if DEFAULT_CONFIG.exists() else None)
+        config = load_config(path, overrides, permissive=options.permissive)
+        logging.basicConfig(
+            level=config.core.log_level.upper(),
+            format="%(asctime)s %(levelname)s %(name)s: %(message)s",
+            stream=sys.stderr,
+        )
+        asyncio.run(Daemon(config, exit_idle=options.exit_idle).run())
+    except IntermodalError as error:
+        print(f"intermodald: {error}", file=sys.stderr)
+        return 1
+    except OSError as error:
+        print(f"intermodald: {from_os_error(error, 'starting')}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="intermodald", description="The Intermodal container daemon.")
+    parser.add_argument("--config", type=Path, help=f"the config file (default: {DEFAULT_CONFIG} where there is one)")
+    parser.add_argument("--root", help="directory of what is kept (default: /var/lib/intermodal)")
+    parser.add_argument("--state", help="directory of what is gone at reboot (default: /run/intermodal)")
+    parser.add_argument("--address", help="main socket (default: STATE/intermodal.sock)")
+    parser.add_argument("--permissive", action="store_true", help="unknown config keys are warnings, not errors")
+    parser.add_argument(
+        "--exit-idle", type=float, default=0, metavar="SECONDS", help="end once nothing was asked for so long"
+    )
+    parser.add_argument("--version", action="version", version=f"intermodald {__version__}")
+    return parser
+
+
+class Daemon:
+    """One daemon on one root and state: locks, spawner, event bus, registry, in that order, and back."""
+
+    def __init__(self, config: Config, exit_idle: float = 0) -> None:
+        self.config = config
+        self.exit_idle = exit_idle
+        self._locks: list[int] = []
+
+    async def run(self) -> None:
+        """Serve until told to end. Raises IntermodalError when it cannot start."""
+        stop = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, stop.set)
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        core = self.config.core
+        self._lock(Path(core.root), "root")
+        self._lock(Path(core.state), "state")
+        spawner = Spawner()
+        events = EventBus(Path(core.root) / "events")
+        registry = Registry(*self._discover(), self.config, events, spawner)
+        self.config.check_names(registry.names())
+        registry.on_idle = stop.set
+        registry.exit_idle = self.exit_idle
+        try:
+            await registry.start()
+            gc.collect()
+            gc.freeze()
+            self._announce()
+            await stop.wait()
+            log.info("stopping")
+            _notify("STOPPING=1")
+        finally:
+            await registry.stop()
+            events.close()
+            spawner.close()
+
+    def _discover(self) -> tuple[list[discovery.Found], list[Kind]]:
+        found = discovery.find()
+        kinds = [load_attribute(point.value) for point in found if point.group == "kinds"]
+        return found, kinds
+
+    def _lock(self, directory: Path, what: str) -> None:
+        """Hold DIRECTORY/lock for the life of the process; a second daemon is told who holds it."""
+        directory.mkdir(mode=0o711, parents=True, exist_ok=True)
+        fd = os.open(directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = os.pread(fd, 32, 0).decode(errors="replace").strip() or "unknown"
+            os.close(fd)
+            raise FailedPrecondition(
+                f"another intermodald (pid {holder}) uses the {what} {directory}: stop it, or give this one its own --root and --state"
+            ) from None
+        os.ftruncate(fd, 0)
+        os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
+        self._locks.append(fd)
+
+    def _announce(self) -> None:
+        print(f"intermodald {__version__} ready on {self.config.core.address}", flush=True)
+        _notify(f"READY=1\nMAINPID={os.getpid()}")
+
+
+def _notify(message: str) -> None:
+    """Tell the service manager, where one asked to be told (sd_notify(3))."""
+    address = os.environ.get("NOTIFY_SOCKET")
+    if not address:
+        return
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as notify:
+        try:
+            notify.connect("\0" + address[1:] if address.startswith("@") else address)
+            notify.send(message.encode())
+        except OSError as error:
+            log.warning("sd_notify to %s: %s", address, error)
+
+
+#: What a plugin calls to say that it is busy or idle.
+Idle = Callable[[], None]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

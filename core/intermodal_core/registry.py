@@ -1,0 +1,320 @@
+"""The registry: discovers plugins, makes them ready in the order of their requirements, and knows the state of each.
+
+States: `available` (found, not needed so far), `disabled` (by config), `skipped` (cannot run here), `failed` (broke),
+`ready`. Each but `ready` has a reason code, a sentence and, where there is one, a remedy.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from intermodal_core.calls import Guard, Pool
+from intermodal_core.discovery import Found
+from intermodal_core.errors import FailedPrecondition, IntermodalError, NotFound, PluginSkipped
+from intermodal_core.kinds import Kind
+from intermodal_core.loading import LoadError, Marker, construct, import_plugin
+from intermodal_core.plugin import Context, Plugin
+
+if TYPE_CHECKING:
+    from intermodal_core.config import Config
+    from intermodal_core.events import EventBus
+    from intermodal_core.spawner import Spawner
+
+__all__ = ["Record", "Registry", "State"]
+
+State = Literal["available", "disabled", "skipped", "failed", "ready"]
+
+log = logging.getLogger("intermodal.registry")
+
+
+@dataclass(slots=True)
+class Record:
+    """One instance of a plugin and what became of it."""
+
+    kind: str
+    name: str
+    plugin_id: str
+    found: Found | None
+    state: State = "available"
+    code: str = ""
+    reason: str = ""
+    remedy: str = ""
+    required: bool = False
+    plugin: Plugin[Any] | None = None
+    instance: Any = None
+    seconds: float = 0.0
+    pending: asyncio.Future[None] | None = field(default=None, repr=False)
+
+    @property
+    def id(self) -> str:
+        """The name by which config, errors and requirements know it."""
+        return f"{self.kind}.{self.name}"
+
+    def why_not(self) -> str:
+        """The sentence for somebody who needs it and cannot have it."""
+        remedy = f"; {self.remedy}" if self.remedy else ""
+        return f"{self.id} is {self.state}: {self.reason}{remedy}"
+
+
+class Registry:
+    """All kinds and plugin instances of one daemon. Its methods run on the daemon's loop."""
+
+    def __init__(
+        self, found: Iterable[Found], kinds: Iterable[Kind], config: Config, events: EventBus, spawner: Spawner
+    ) -> None:
+        self.kinds = {kind.name: kind for kind in kinds}
+        self.config = config
+        self.events = events
+        self.spawner = spawner
+        self._core = config.core
+        self._state = Path(config.core.state)
+        self._marker = Marker(self._state / "initialising")
+        self._records: dict[tuple[str, str], Record] = {}
+        self._order: list[Record] = []
+        self._waits: dict[str, str] = {}
+        self._discover(list(found))
+
+    # What there is.
+
+    def _discover(self, found: list[Found]) -> None:
+        offers: dict[tuple[str, str], list[Found]] = {}
+        for point in found:
+            if point.group in self.kinds:
+                offers.setdefault((point.group, point.name), []).append(point)
+        sections = self.config.instances()
+        instances = {key: key[1] for key in offers}
+        instances.update({key: section.common.plugin or key[1] for key, section in sections.items()})
+        for (kind, name), plugin_id in sorted(instances.items()):
+            self._records[kind, name] = self._examine(kind, name, plugin_id, offers.get((kind, plugin_id), []))
+
+    def _examine(self, kind: str, name: str, plugin_id: str, offers: list[Found]) -> Record:
+        section = self.config.instances().get((kind, name))
+        wanted = section.common.distribution if section else ""
+        chosen = [offer for offer in offers if not wanted or offer.distribution == wanted]
+        record = Record(kind, name, plugin_id, chosen[0] if len(chosen) == 1 else None)
+        record.required = bool(section and section.common.required)
+        if section and not section.common.enabled:
+            _set(record, "disabled", "config", "switched off in the config", f"set enabled = true in [{record.id}]")
+        elif not chosen:
+            _set(
+                record,
+                "failed",
+                "not_installed",
+                f"no installed distribution offers {plugin_id} in the group intermodal.{kind}",
+                f"install the one that does, or name another with plugin = ... in [{record.id}]",
+            )
+        elif len(chosen) > 1:
+            owners = " and ".join(sorted(offer.distribution for offer in chosen))
+            _set(
+                record,
+                "failed",
+                "two_owners",
+                f"{plugin_id} is offered by {owners}",
+                f'set distribution = "..." in [{record.id}] to pick one',
+            )
+        elif self._marker.ended(record.id):
+            _set(
+                record,
+                "failed",
+                "ended_daemon",
+                "ended the daemon last time, while it was being made ready",
+                "update or remove it, then run imod plugins rescan",
+            )
+        return record
+
+    def records(self, kind: str = "") -> list[Record]:
+        """Every instance, or those of one kind, by kind and name."""
+        return [record for record in self._records.values() if kind in ("", record.kind)]
+
+    def find(self, kind: str, name: str) -> Record:
+        """The record of one instance. Raises NotFound naming what there is."""
+        record = self._records.get((kind, name))
+        if record is None:
+            names = ", ".join(other.name for other in self.records(kind)) or "none"
+            raise NotFound(f"there is no {kind}.{name} (of {kind} there are: {names})")
+        return record
+
+    def names(self) -> dict[str, set[str]]:
+        """The plugin ids installed, by kind."""
+        names: dict[str, set[str]] = {kind: set() for kind in self.kinds}
+        for record in self._records.values():
+            if record.found is not None:
+                names[record.kind].add(record.plugin_id)
+        return names
+
+    def chosen(self, kind: str) -> Record:
+        """The one instance of a kind of which exactly one is in use.
+
+        Raises FailedPrecondition when none or more than one is enabled.
+        """
+        usable = [record for record in self.records(kind) if record.state in ("available", "ready")]
+        if len(usable) == 1:
+            return usable[0]
+        if not usable:
+            refused = "; ".join(record.why_not() for record in self.records(kind))
+            raise FailedPrecondition(f"no plugin of the kind {kind} can be used: {refused or 'none is installed'}")
+        names = ", ".join(record.name for record in usable)
+        raise FailedPrecondition(
+            f"one plugin of the kind {kind} is to be used, and {names} are enabled: "
+            f"set enabled = false in the section of each other"
+        )
+
+    # Making ready.
+
+    async def start(self) -> None:
+        """Make every enabled instance of the eager kinds ready. Raises when a required one is not."""
+        for kind in self.kinds.values():
+            for record in self.records(kind.name) if kind.eager else []:
+                if record.state == "available":
+                    await self._ready(record)
+        for record in self._records.values():
+            if record.required:
+                await self.require(record.kind, record.name)
+        counts: dict[str, int] = {}
+        for record in self._records.values():
+            counts[record.state] = counts.get(record.state, 0) + 1
+            if record.state == "failed":
+                log.warning("%s", record.why_not())
+        log.info("plugins: %s", ", ".join(f"{count} {state}" for state, count in sorted(counts.items())))
+
+    async def require(self, kind: str, name: str = "") -> Any:
+        """The ready instance, made so if need be; without a name the kind's chosen one.
+
+        Raises NotFound for a name that is not there, FailedPrecondition with the reason for one that cannot be had.
+        """
+        record = self.find(kind, name) if name else self.chosen(kind)
+        await self._ready(record)
+        if record.state != "ready":
+            raise FailedPrecondition(record.why_not())
+        return record.instance
+
+    def instance(self, kind: str, name: str = "") -> Any:
+        """The instance of a record that is ready. Raises FailedPrecondition when it is not."""
+        record = self.find(kind, name) if name else self.chosen(kind)
+        if record.state != "ready":
+            raise FailedPrecondition(record.why_not() if record.reason else f"{record.id} is not ready")
+        return record.instance
+
+    async def _ready(self, record: Record, path: tuple[str, ...] = ()) -> None:
+        """Bring `record` to a final state. Raises LoadError for a cycle, never for a fault of the plugin."""
+        if record.pending is not None:
+            if self._awaited_by(record, path):
+                cycle = " -> ".join((*path, record.id))
+                raise LoadError("cycle", f"its requirements come back to it: {cycle}", "one of these must ask for less")
+            await asyncio.shield(record.pending)
+        if record.state != "available":
+            return
+        record.pending = asyncio.get_running_loop().create_future()
+        began = time.perf_counter()
+        try:
+            await self._make(record, (*path, record.id))
+            _set(record, "ready", "", "")
+        except PluginSkipped as skip:
+            _set(record, "skipped", "cannot_run_here", skip.reason, skip.remedy)
+        except LoadError as error:
+            _set(record, "failed", error.code, str(error), error.remedy)
+        except IntermodalError as error:
+            _set(record, "failed", error.reason, str(error))
+        except Exception as error:
+            log.exception("%s", record.id)
+            _set(record, "failed", "raised", f"raised {type(error).__name__}: {error}")
+        finally:
+            record.seconds = time.perf_counter() - began
+            record.pending.set_result(None)
+            record.pending = None
+
+    def _awaited_by(self, record: Record, path: tuple[str, ...]) -> bool:
+        """Whether `record`, being made ready, waits for one in `path`, itself or through others."""
+        id: str | None = record.id
+        while id is not None and id not in path:
+            id = self._waits.get(id)
+        return id is not None
+
+    async def _make(self, record: Record, path: tuple[str, ...]) -> None:
+        kind = self.kinds[record.kind]
+        assert record.found is not None
+        deadline = self._core.plugin_deadline
+        with self._marker.around(record.id):
+            plugin = await import_plugin(record.found, kind, deadline)
+        record.plugin = plugin
+        section = self.config.instances().get((record.kind, record.name))
+        config = section.convert(plugin.config) if section else plugin.config()
+        for requirement in plugin.requires:
+            await self._require_for(record, requirement, path)
+        for module in plugin.forked:
+            await asyncio.to_thread(self.spawner.preload, module, deadline)
+        context: Context[Any] = Context(
+            kind=record.kind,
+            name=record.name,
+            config=config,
+            root=Path(self._core.root) / record.kind / record.name,
+            state=self._state / record.kind / record.name,
+            address=self._core.address,
+            log=logging.getLogger(f"intermodal.{record.id}"),
+            events=self.events,
+            spawner=self.spawner,
+            registry=self,
+        )
+        with self._marker.around(record.id):
+            instance = await construct(plugin, context, kind, deadline)
+        if hasattr(instance, "start"):
+            await instance.start()
+        common = section.common if section else None
+        if kind.guarded:
+            threads = common.threads if common and common.threads else kind.threads
+            limit = common.deadline if common and common.deadline else kind.deadline
+            instance = Guard(record.id, instance, Pool(record.id, threads), limit, kind.unbounded)
+        record.instance = instance
+        self._order.append(record)
+
+    async def _require_for(self, record: Record, requirement: str, path: tuple[str, ...]) -> None:
+        kind, _, name = requirement.partition(".")
+        if kind not in self.kinds:
+            raise LoadError("missing_requirement", f"it requires {requirement}, and there is no kind {kind}")
+        if name:
+            needed = [self.find(kind, name)]
+        elif self.kinds[kind].single:
+            needed = [self.chosen(kind)]
+        else:
+            needed = [other for other in self.records(kind) if other.state == "available"]
+        for other in needed:
+            self._waits[record.id] = other.id
+            try:
+                await self._ready(other, path)
+            finally:
+                del self._waits[record.id]
+            if (name or self.kinds[kind].single) and other.state != "ready":
+                raise LoadError("missing_requirement", f"it requires {requirement}, and {other.why_not()}")
+
+    # The end.
+
+    async def stop(self) -> None:
+        """Stop and close what is ready, in reverse order; one that fails to is logged and left."""
+        for record in reversed(self._order):
+            instance = record.instance.instance if isinstance(record.instance, Guard) else record.instance
+            for method in ("stop", "close"):
+                end = getattr(instance, method, None)
+                if end is None:
+                    continue
+                try:
+                    async with asyncio.timeout(self._core.stop_deadline):
+                        if asyncio.iscoroutinefunction(end):
+                            await end()
+                        else:
+                            await asyncio.to_thread(end)
+                except Exception:
+                    log.exception("%s did not %s", record.id, method)
+        self._order.clear()
+
+
+def _set(record: Record, state: State, code: str, reason: str, remedy: str = "") -> None:
+    record.state = state
+    record.code = code
+    record.reason = reason
+    record.remedy = remedy
