@@ -34,9 +34,9 @@ class _OpenHow(ctypes.Structure):
 
 
 def openat2(dirfd: int, path: str | bytes, flags: int, mode: int = 0, resolve: int = 0) -> int:
-    """openat2(2): open `path` from the directory `dirfd`, its resolution held to `resolve` (RESOLVE_...).
+    """Open `path` from the directory `dirfd` as Linux's openat2 does, held to what `resolve` allows.
 
-    O_CLOEXEC is always added; `mode` counts only with O_CREAT or O_TMPFILE. Raises OSError: EXDEV or ELOOP
+    `resolve` is an or of RESOLVE_... bits; O_CLOEXEC is always added; `mode` counts only with O_CREAT or O_TMPFILE. Raises OSError: EXDEV or ELOOP
     where the path would leave what `resolve` allows, EAGAIN where a rename raced a `..` (try again), ENOSYS
     before Linux 5.6.
     """
