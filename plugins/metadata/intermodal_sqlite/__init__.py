@@ -1,0 +1,1 @@
+"""Metadata in one SQLite database: `Store` is the library, `plugin` the adapter."""
