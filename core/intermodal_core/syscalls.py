@@ -10,12 +10,32 @@ import os
 from typing import Final
 
 __all__ = [
+    "CLONE_NEWIPC",
+    "CLONE_NEWNET",
+    "CLONE_NEWNS",
+    "CLONE_NEWUTS",
+    "MNT_DETACH",
+    "MS_BIND",
+    "MS_NODEV",
+    "MS_NOEXEC",
+    "MS_NOSUID",
+    "MS_PRIVATE",
+    "MS_RDONLY",
+    "MS_REC",
+    "MS_REMOUNT",
+    "MS_SLAVE",
     "RESOLVE_BENEATH",
     "RESOLVE_IN_ROOT",
     "RESOLVE_NO_MAGICLINKS",
     "RESOLVE_NO_SYMLINKS",
     "RESOLVE_NO_XDEV",
+    "mount",
     "openat2",
+    "pivot_root",
+    "prctl",
+    "syncfs",
+    "umount",
+    "unshare",
 ]
 
 RESOLVE_NO_XDEV: Final = 0x01
@@ -24,7 +44,24 @@ RESOLVE_NO_SYMLINKS: Final = 0x04
 RESOLVE_BENEATH: Final = 0x08
 RESOLVE_IN_ROOT: Final = 0x10
 
+CLONE_NEWNS: Final = 0x00020000
+CLONE_NEWUTS: Final = 0x04000000
+CLONE_NEWIPC: Final = 0x08000000
+CLONE_NEWNET: Final = 0x40000000
+
+MS_RDONLY: Final = 0x01
+MS_NOSUID: Final = 0x02
+MS_NODEV: Final = 0x04
+MS_NOEXEC: Final = 0x08
+MS_REMOUNT: Final = 0x20
+MS_BIND: Final = 0x1000
+MS_REC: Final = 0x4000
+MS_PRIVATE: Final = 1 << 18
+MS_SLAVE: Final = 1 << 19
+MNT_DETACH: Final = 2
+
 _SYS_OPENAT2: Final = 437  # the same on every architecture
+_SYS_PIVOT_ROOT: Final = {"x86_64": 155, "aarch64": 41, "riscv64": 41, "ppc64le": 203, "s390x": 217, "armv7l": 218}
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -47,3 +84,48 @@ def openat2(dirfd: int, path: str | bytes, flags: int, mode: int = 0, resolve: i
         error = ctypes.get_errno()
         raise OSError(error, os.strerror(error), path)
     return fd
+
+
+def mount(source: str | bytes, target: str | bytes, type: str, flags: int = 0, data: str | bytes = "") -> None:
+    """mount(2): `flags` is an or of MS_...; `data` are the filesystem's own options, at most a page of them."""
+    result = _libc.mount(
+        os.fsencode(source),
+        os.fsencode(target),
+        type.encode() or None,
+        ctypes.c_ulong(flags),
+        os.fsencode(data) or None,
+    )
+    _check(result, target)
+
+
+def umount(target: str | bytes, flags: int = 0) -> None:
+    """umount2(2): `flags` may be MNT_DETACH."""
+    _check(_libc.umount2(os.fsencode(target), ctypes.c_int(flags)), target)
+
+
+def unshare(flags: int) -> None:
+    """unshare(2): give the calling thread new namespaces, an or of CLONE_NEW..."""
+    _check(_libc.unshare(ctypes.c_int(flags)))
+
+
+def pivot_root(new_root: str | bytes, put_old: str | bytes) -> None:
+    """pivot_root(2): make the mount point `new_root` the root, and move the old root to `put_old`; both may be `.`."""
+    _check(_libc.syscall(_SYS_PIVOT_ROOT[os.uname().machine], os.fsencode(new_root), os.fsencode(put_old)), new_root)
+
+
+def prctl(option: int, argument: int = 0) -> int:
+    """prctl(2) with one argument; returns what it returns."""
+    zero = ctypes.c_ulong(0)
+    return _check(_libc.prctl(ctypes.c_int(option), ctypes.c_ulong(argument), zero, zero, zero))
+
+
+def syncfs(fd: int) -> None:
+    """syncfs(2): write the filesystem that holds `fd` to its disk."""
+    _check(_libc.syncfs(ctypes.c_int(fd)))
+
+
+def _check(result: int, path: str | bytes | None = None) -> int:
+    if result < 0:
+        error = ctypes.get_errno()
+        raise OSError(error, os.strerror(error), *([path] if path is not None else []))
+    return int(result)
