@@ -1,0 +1,93 @@
+"""The images manager: everything between an archive or a directory and a mounted root filesystem."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+import msgspec
+
+from intermodal_core.contracts.common import Descriptor, Mount
+from intermodal_core.contracts.managers.store import Image, Scope
+
+__all__ = ["FromRootfs", "Images", "Progress", "Report", "Unpacked"]
+
+
+class Progress(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One line of progress: what is done (`unpack`, `read`, ...), to what, how far; bytes."""
+
+    action: str
+    name: str
+    done: int = 0
+    total: int = 0
+
+
+#: Called on the loop, often; must return at once.
+Report = Callable[[Progress], None]
+
+
+class FromRootfs(msgspec.Struct, frozen=True, kw_only=True):
+    """What `from_rootfs` makes of a directory on this machine."""
+
+    directory: str
+    name: str
+    cmd: tuple[str, ...] = ()
+    entrypoint: tuple[str, ...] = ()
+    env: tuple[str, ...] = ()
+    workdir: str = ""
+    user: str = ""
+    labels: dict[str, str] = {}
+
+
+class Unpacked(msgspec.Struct, frozen=True):
+    """An image ready to be run: its config as JSON, and the committed snapshot of its top layer."""
+
+    image: Image
+    config: bytes
+    config_digest: str
+    snapshotter: str
+    chain_id: str
+
+
+class Images(Protocol):
+    """The manager. A failed or cancelled call leaves nothing behind; blobs that were whole may stay until collected."""
+
+    async def import_archive(
+        self,
+        scope: Scope,
+        archive: int,
+        *,
+        names: Sequence[str] = (),
+        platform: str = "",
+        all_platforms: bool = False,
+        unpack: str | None = "",
+        report: Report | None = None,
+    ) -> list[Image]:
+        """Take an OCI layout or a Docker archive (tar, plain, gzip or zstd) from a descriptor, read to its end.
+
+        `names` replace the names in the archive; an archive that names nothing needs one. `unpack` is the snapshotter to
+        unpack for ("": the default, None: do not).
+        """
+
+    async def from_rootfs(self, scope: Scope, request: FromRootfs, *, report: Report | None = None) -> Image:
+        """Make a one-layer image of a directory; deterministic for the same tree."""
+
+    async def unpack(
+        self, scope: Scope, name: str, snapshotter: str = "", *, platform: str = "", report: Report | None = None
+    ) -> Unpacked:
+        """Make the image's chain of snapshots, whatever of it is missing; two callers share the work."""
+
+    async def apply(self, scope: Scope, layer: Descriptor, mounts: Sequence[Mount]) -> Descriptor:
+        """Apply a layer of the content store onto mounts; returns the descriptor of the uncompressed tar.
+
+        What clients that drive the unpacking themselves call.
+        """
+
+    async def select(self, scope: Scope, filters: Sequence[str] = ()) -> list[Image]:
+        """The image records."""
+
+    async def resolve(self, scope: Scope, reference: str) -> Image:
+        """The image that a user's reference means: as written, else in its full form. Raises NotFound."""
+
+    async def remove(self, scope: Scope, reference: str) -> Image:
+        """Delete the record; what only it needed is collected later."""
