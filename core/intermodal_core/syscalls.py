@@ -87,7 +87,7 @@ def openat2(dirfd: int, path: str | bytes, flags: int, mode: int = 0, resolve: i
 
 
 def mount(source: str | bytes, target: str | bytes, type: str, flags: int = 0, data: str | bytes = "") -> None:
-    """mount(2): `flags` is an or of MS_...; `data` are the filesystem's own options, at most a page of them."""
+    """As mount(2) does: `flags` is an or of MS_...; `data` are the filesystem's own options, at most a page of them."""
     result = _libc.mount(
         os.fsencode(source),
         os.fsencode(target),
@@ -99,28 +99,28 @@ def mount(source: str | bytes, target: str | bytes, type: str, flags: int = 0, d
 
 
 def umount(target: str | bytes, flags: int = 0) -> None:
-    """umount2(2): `flags` may be MNT_DETACH."""
+    """As umount2(2) does: `flags` may be MNT_DETACH."""
     _check(_libc.umount2(os.fsencode(target), ctypes.c_int(flags)), target)
 
 
 def unshare(flags: int) -> None:
-    """unshare(2): give the calling thread new namespaces, an or of CLONE_NEW..."""
+    """As unshare(2) does: give the calling thread new namespaces, an or of CLONE_NEW..."""
     _check(_libc.unshare(ctypes.c_int(flags)))
 
 
 def pivot_root(new_root: str | bytes, put_old: str | bytes) -> None:
-    """pivot_root(2): make the mount point `new_root` the root, and move the old root to `put_old`; both may be `.`."""
+    """As pivot_root(2) does: make the mount point `new_root` the root, and move the old root to `put_old`; both may be `.`."""
     _check(_libc.syscall(_SYS_PIVOT_ROOT[os.uname().machine], os.fsencode(new_root), os.fsencode(put_old)), new_root)
 
 
 def prctl(option: int, argument: int = 0) -> int:
-    """prctl(2) with one argument; returns what it returns."""
+    """As prctl(2) does, with one argument; returns what it returns."""
     zero = ctypes.c_ulong(0)
     return _check(_libc.prctl(ctypes.c_int(option), ctypes.c_ulong(argument), zero, zero, zero))
 
 
 def syncfs(fd: int) -> None:
-    """syncfs(2): write the filesystem that holds `fd` to its disk."""
+    """As syncfs(2) does: write the filesystem that holds `fd` to its disk."""
     _check(_libc.syncfs(ctypes.c_int(fd)))
 
 
