@@ -10,25 +10,37 @@ import os
 from typing import Final
 
 __all__ = [
+    "CLONE_FS",
     "CLONE_NEWIPC",
     "CLONE_NEWNET",
     "CLONE_NEWNS",
     "CLONE_NEWUTS",
     "MNT_DETACH",
     "MS_BIND",
+    "MS_DIRSYNC",
+    "MS_MANDLOCK",
+    "MS_NOATIME",
     "MS_NODEV",
+    "MS_NODIRATIME",
     "MS_NOEXEC",
     "MS_NOSUID",
     "MS_PRIVATE",
     "MS_RDONLY",
     "MS_REC",
+    "MS_RELATIME",
     "MS_REMOUNT",
+    "MS_SHARED",
+    "MS_SILENT",
     "MS_SLAVE",
+    "MS_STRICTATIME",
+    "MS_SYNCHRONOUS",
+    "MS_UNBINDABLE",
     "RESOLVE_BENEATH",
     "RESOLVE_IN_ROOT",
     "RESOLVE_NO_MAGICLINKS",
     "RESOLVE_NO_SYMLINKS",
     "RESOLVE_NO_XDEV",
+    "UMOUNT_NOFOLLOW",
     "mount",
     "openat2",
     "pivot_root",
@@ -44,6 +56,7 @@ RESOLVE_NO_SYMLINKS: Final = 0x04
 RESOLVE_BENEATH: Final = 0x08
 RESOLVE_IN_ROOT: Final = 0x10
 
+CLONE_FS: Final = 0x00000200
 CLONE_NEWNS: Final = 0x00020000
 CLONE_NEWUTS: Final = 0x04000000
 CLONE_NEWIPC: Final = 0x08000000
@@ -53,12 +66,23 @@ MS_RDONLY: Final = 0x01
 MS_NOSUID: Final = 0x02
 MS_NODEV: Final = 0x04
 MS_NOEXEC: Final = 0x08
+MS_SYNCHRONOUS: Final = 0x10
 MS_REMOUNT: Final = 0x20
+MS_MANDLOCK: Final = 0x40
+MS_DIRSYNC: Final = 0x80
+MS_NOATIME: Final = 0x400
+MS_NODIRATIME: Final = 0x800
 MS_BIND: Final = 0x1000
 MS_REC: Final = 0x4000
+MS_SILENT: Final = 0x8000
+MS_UNBINDABLE: Final = 1 << 17
 MS_PRIVATE: Final = 1 << 18
 MS_SLAVE: Final = 1 << 19
+MS_SHARED: Final = 1 << 20
+MS_RELATIME: Final = 1 << 21
+MS_STRICTATIME: Final = 1 << 24
 MNT_DETACH: Final = 2
+UMOUNT_NOFOLLOW: Final = 8
 
 _SYS_OPENAT2: Final = 437  # the same on every architecture
 _SYS_PIVOT_ROOT: Final = {"x86_64": 155, "aarch64": 41, "riscv64": 41, "ppc64le": 203, "s390x": 217, "armv7l": 218}
@@ -87,7 +111,7 @@ def openat2(dirfd: int, path: str | bytes, flags: int, mode: int = 0, resolve: i
 
 
 def mount(source: str | bytes, target: str | bytes, type: str, flags: int = 0, data: str | bytes = "") -> None:
-    """As mount(2) does: `flags` is an or of MS_...; `data` are the filesystem's own options, at most a page of them."""
+    """The system call: `flags` is an or of MS_...; `data` are the filesystem's own options, at most a page of them."""
     result = _libc.mount(
         os.fsencode(source),
         os.fsencode(target),
@@ -99,28 +123,28 @@ def mount(source: str | bytes, target: str | bytes, type: str, flags: int = 0, d
 
 
 def umount(target: str | bytes, flags: int = 0) -> None:
-    """As umount2(2) does: `flags` may be MNT_DETACH."""
+    """The system call: `flags` is an or of MNT_DETACH and UMOUNT_NOFOLLOW."""
     _check(_libc.umount2(os.fsencode(target), ctypes.c_int(flags)), target)
 
 
 def unshare(flags: int) -> None:
-    """As unshare(2) does: give the calling thread new namespaces, an or of CLONE_NEW..."""
+    """The system call: give the calling thread what the CLONE_... bits name as its own."""
     _check(_libc.unshare(ctypes.c_int(flags)))
 
 
 def pivot_root(new_root: str | bytes, put_old: str | bytes) -> None:
-    """As pivot_root(2) does: make the mount point `new_root` the root, and move the old root to `put_old`; both may be `.`."""
+    """The system call: make the mount point `new_root` the root, and move the old root to `put_old`; both may be `.`."""
     _check(_libc.syscall(_SYS_PIVOT_ROOT[os.uname().machine], os.fsencode(new_root), os.fsencode(put_old)), new_root)
 
 
 def prctl(option: int, argument: int = 0) -> int:
-    """As prctl(2) does, with one argument; returns what it returns."""
+    """The system call with one argument; returns what it returns."""
     zero = ctypes.c_ulong(0)
     return _check(_libc.prctl(ctypes.c_int(option), ctypes.c_ulong(argument), zero, zero, zero))
 
 
 def syncfs(fd: int) -> None:
-    """As syncfs(2) does: write the filesystem that holds `fd` to its disk."""
+    """The system call: write the filesystem that holds `fd` to its disk."""
     _check(_libc.syncfs(ctypes.c_int(fd)))
 
 
