@@ -4,11 +4,14 @@ After the OCI image specification 1.1 and Docker's image manifest v2 schema 2, w
 counts as absent, as it does for the Go programs that write most of these files; unknown fields are ignored.
 """
 
+from collections.abc import Iterable
 from typing import Any, Final, TypeVar
 
 import msgspec
 from intermodal_core.contracts.common import Descriptor, Platform
 from intermodal_core.errors import InvalidArgument
+
+from intermodal_oci.references import validate_digest
 
 OCI_INDEX: Final = "application/vnd.oci.image.index.v1+json"
 OCI_MANIFEST: Final = "application/vnd.oci.image.manifest.v1+json"
@@ -25,6 +28,9 @@ DOCKER_LAYER: Final = "application/vnd.docker.image.rootfs.diff.tar"
 DOCKER_LAYER_GZIP: Final = DOCKER_LAYER + ".gzip"
 DOCKER_LAYER_ZSTD: Final = DOCKER_LAYER + ".zstd"
 DOCKER_FOREIGN_LAYER_GZIP: Final = "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip"
+
+MAX_DOCUMENT: Final = 8 << 20
+"""Bytes in a document at most; read no more than this plus one to decode it."""
 
 _LAYERS: Final[dict[str, str | None]] = {
     OCI_LAYER: None,
@@ -165,20 +171,26 @@ def layer_compression(media_type: str) -> str | None:
 def decode_manifest(data: bytes, name: str) -> Manifest:
     """Decode an image manifest; `name` (its digest) is what an error calls it.
 
-    Raises InvalidArgument: not JSON, not schema version 2, not a manifest, or a manifest and an index in one
-    (which clients would read differently).
+    Raises InvalidArgument: not JSON, larger than MAX_DOCUMENT, not schema version 2, not a manifest, a manifest
+    and an index in one (which clients would read differently), or a descriptor with a bad digest or size.
     """
-    return _decode_schema2(data, name, Manifest, "manifests")
+    manifest = _decode_schema2(data, name, Manifest, "manifests")
+    _check_descriptors((manifest.config, *manifest.layers), name)
+    return manifest
 
 
 def decode_index(data: bytes, name: str) -> Index:
     """Decode an index or manifest list, or `index.json` of a layout; errors as in `decode_manifest`."""
-    return _decode_schema2(data, name, Index, "layers", "config")
+    index = _decode_schema2(data, name, Index, "layers", "config")
+    _check_descriptors(index.manifests, name)
+    return index
 
 
 def decode_config(data: bytes, name: str) -> ImageConfig:
-    """Decode an image config. Raises InvalidArgument: not JSON, or a field of the wrong type."""
-    return _convert(_parse(data, name), name, ImageConfig, "image config")
+    """Decode an image config. Raises InvalidArgument: not JSON, too large, a wrong type, or a bad diff id."""
+    config = _convert(_parse(data, name), name, ImageConfig, "image config")
+    _check_digests(config.rootfs.diff_ids, name)
+    return config
 
 
 def decode_docker_archive(data: bytes, name: str = "manifest.json") -> list[DockerArchiveEntry]:
@@ -204,7 +216,25 @@ def _decode_schema2(data: bytes, name: str, kind: type[T], *foreign: str) -> T:
     return _convert(document, name, kind, what)
 
 
+def _check_descriptors(descriptors: tuple[Descriptor, ...], name: str) -> None:
+    _check_digests((descriptor.digest for descriptor in descriptors), name)
+    for descriptor in descriptors:
+        if descriptor.size < 0:
+            raise InvalidArgument(f"{name} gives {descriptor.digest} a size of {descriptor.size} bytes")
+
+
+def _check_digests(digests: Iterable[str], name: str) -> None:
+    """A digest names files in stores, so that none may pass which is more than algorithm and hex."""
+    for digest in digests:
+        try:
+            validate_digest(digest)
+        except InvalidArgument as error:
+            raise InvalidArgument(f"In {name}: {error}") from None
+
+
 def _parse(data: bytes, name: str) -> object:
+    if len(data) > MAX_DOCUMENT:
+        raise InvalidArgument(f"{name} has {len(data)} bytes; the limit is {MAX_DOCUMENT}")
     try:
         return _without_nulls(msgspec.json.decode(data))
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:

@@ -19,6 +19,7 @@ from intermodal_oci.users import User, resolve_user
 
 OCI_VERSION: Final = "1.0.2"
 DEFAULT_PATH: Final = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+_MAX_HOSTNAME: Final = 64  # the kernel's __NEW_UTS_LEN
 
 # What an exec takes over from the container's process.
 _PRIVILEGES: Final = (
@@ -74,8 +75,10 @@ def build_spec(options: SpecOptions) -> dict[str, Any]:
     """The runtime spec for `options`.
 
     Raises InvalidArgument: no command, an unknown user or capability, a malformed variable, mount, limit,
-    network or working directory; the sentence names which.
+    network, host name or working directory; the sentence names which.
     """
+    if len(options.hostname) > _MAX_HOSTNAME:
+        raise InvalidArgument(f"The host name {options.hostname[:80]!r} has more than {_MAX_HOSTNAME} characters")
     granted = capabilities.choose(options.add_capabilities, options.drop_capabilities, privileged=options.privileged)
     return {
         "ociVersion": OCI_VERSION,

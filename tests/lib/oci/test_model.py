@@ -50,6 +50,10 @@ def test_index_with_platforms() -> None:
         (manifest(layers="x"), "layers"),
         (manifest(config={"mediaType": "x", "digest": DIGEST, "size": "2"}), "size"),
         (manifest(manifests=[]), "manifests"),
+        (manifest(config={**BLOB, "digest": "sha256:../../etc/passwd"}), "16 characters"),
+        (manifest(layers=[{**BLOB, "digest": "x"}]), "ALGORITHM:HEX"),
+        (manifest(layers=[{**BLOB, "size": -1}]), "size of -1"),
+        (b" " * (model.MAX_DOCUMENT + 1), "limit"),
     ],
 )
 def test_bad_manifest_names_the_digest(data: bytes, reason: str) -> None:

@@ -4,7 +4,9 @@ import contextlib
 import glob
 import json
 import os
+import shutil
 import subprocess
+import sys
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,7 +15,10 @@ import pytest
 from intermodal_oci import mounts
 from intermodal_oci.spec import SpecOptions, build_process, build_spec
 
-pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="runc needs root here")
+pytestmark = [
+    pytest.mark.skipif(os.geteuid() != 0, reason="runc needs root here"),
+    pytest.mark.skipif(shutil.which("runc") is None, reason="runc is not installed"),
+]
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
@@ -118,6 +123,7 @@ def test_memory_and_cpu_limits(run: Run) -> None:
     assert done.stdout.split()[:2] == [str(64 << 20), "50000"]
 
 
+@pytest.mark.skipif(len(Path("/proc/swaps").read_text().splitlines()) > 1, reason="this machine swaps instead")
 def test_a_process_over_its_memory_is_killed(run: Run) -> None:
     # tail keeps what it has no line end for.
     done = run("head -c 200000000 /dev/zero | busybox tail -n 1 > /dev/null; exit $?", memory=16 << 20)
@@ -144,6 +150,49 @@ def test_read_only_root_and_networks(run: Run) -> None:
     assert int(host.stdout) == os.stat("/proc/self/ns/net").st_ino
     own = run("stat -L -c %i /proc/self/ns/net")
     assert int(own.stdout) != os.stat("/proc/self/ns/net").st_ino
+
+
+ORDINARY = """
+import asyncio, ctypes, fcntl, mmap, multiprocessing, os, select, signal, socket, sqlite3, subprocess, tempfile, threading
+thread = threading.Thread(target=lambda: None); thread.start(); thread.join()
+assert subprocess.run(["/bin/true"]).returncode == 0
+assert os.waitpid(os.posix_spawn("/bin/true", ["true"], {}), 0)[1] == 0
+pid = os.fork()
+if pid == 0:
+    os._exit(3)
+assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 3
+a, b = socket.socketpair(); a.send(b"x"); assert b.recv(1) == b"x"
+for family in (socket.AF_INET, socket.AF_UNIX, socket.AF_NETLINK):
+    socket.socket(family, socket.SOCK_DGRAM).close()
+select.epoll().close(); os.memfd_create("m"); os.pidfd_open(os.getpid()); os.getrandom(4); os.sched_yield()
+mmap.mmap(-1, 4096).close()
+with tempfile.NamedTemporaryFile(dir="/tmp") as file:
+    fcntl.flock(file, fcntl.LOCK_EX); os.fsync(file.fileno()); os.posix_fallocate(file.fileno(), 0, 9)
+    os.chown(file.name, 1, 1); os.chmod(file.name, 0o600); os.utime(file.name, (1, 1)); os.sendfile(b.fileno(), file.fileno(), 0, 1)
+db = sqlite3.connect("/tmp/db"); db.execute("pragma journal_mode=wal"); db.execute("create table t (x)"); db.commit()
+signal.setitimer(signal.ITIMER_REAL, 60); multiprocessing.Lock()
+async def main():
+    await (await asyncio.create_subprocess_exec("/bin/true")).wait()
+asyncio.run(main())
+libc = ctypes.CDLL(None, use_errno=True)
+assert libc.personality(ctypes.c_ulong(0xFFFFFFFF)) == 0
+try:
+    socket.socket(40, socket.SOCK_STREAM)
+except PermissionError:
+    print("ran")
+"""
+
+
+def test_ordinary_programs_run_under_the_profile(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "ordinary.py").write_text(ORDINARY)
+    prefix = os.path.realpath(sys.base_prefix)
+    paths = [path for path in ("/usr", "/lib", "/lib64") if os.path.isdir(path)]
+    paths += [] if prefix.startswith("/usr") else [prefix]
+    volumes = [mounts.parse_volume(f"{path}:{path}:ro") for path in paths]
+    volumes.append(mounts.parse_volume(f"{tmp_path}/ordinary.py:/ordinary.py:ro"))
+    python = f"{prefix}/bin/python{sys.version_info.major}.{sys.version_info.minor}"
+    done = run(f"exec {python} -I /ordinary.py", mounts=tuple(volumes))
+    assert (done.stdout, done.stderr, done.returncode) == ("ran\n", "", 0)
 
 
 def test_exec(rootfs: Path, name: str, tmp_path: Path) -> None:

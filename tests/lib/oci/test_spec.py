@@ -102,6 +102,7 @@ def test_privileged() -> None:
         ({"args": ("x",), "user": "nobody"}, "no user 'nobody'"),
         ({"args": ("x",), "memory": 1}, "1 bytes"),
         ({"args": ("x",), "memory": -1}, "-1 bytes"),
+        ({"args": ("x",), "hostname": "h" * 65}, "64 characters"),
         ({"args": ("x",), "cpus": 0.0}, "processors"),
         ({"args": ("x",), "cpus": float("nan")}, "processors"),
         ({"args": ("x",), "add_capabilities": ("CAP_FLY",)}, "'CAP_FLY'"),
