@@ -1,0 +1,307 @@
+"""The spawner's process: it forks functions of preloaded modules, and commands, for the daemon, which never forks.
+
+Started by `intermodal_core.spawner` with one end of a SOCK_SEQPACKET pair; it ends at EOF there, its children live on.
+One thread, no garbage collection, few imports: every child shares this memory until it writes to it.
+
+A packet is one JSON object, with descriptors (SCM_RIGHTS). A body past `INLINE` bytes is in a memfd, the last descriptor,
+and the packet is `@`. Requests carry `id` and `op`, answered in order by that `id` with `error` and `code` (a gRPC status
+number) where they failed:
+
+    preload  module, path                              import that module, with the daemon's sys.path
+    fork     target, args, session [fds]               -> pid [pidfd]
+    exec     argv, env, cwd, targets, session [fds]    -> pid [pidfd]
+
+Unasked: `{"ended": pid, "status": n}`, n as os.waitstatus_to_exitcode gives it, once for every child.
+"""
+
+from __future__ import annotations
+
+import array
+import errno
+import fcntl
+import gc
+import importlib
+import json
+import os
+import select
+import signal
+import socket
+import sys
+import time
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+    from types import TracebackType
+    from typing import Any
+
+    Message = dict[str, Any]
+
+__all__ = ["FAILED", "INLINE", "main", "receive", "send"]
+
+#: Bytes of JSON that travel in the packet itself.
+INLINE = 8192
+#: The exit status of a forked function that raised.
+FAILED = 70
+
+_MAX_FDS = 253  # the kernel's SCM_MAX_FD
+_FAILED_PRECONDITION = 9
+_INVALID_ARGUMENT = 3
+
+
+def send(sock: socket.socket, message: Message, fds: Sequence[int] = ()) -> None:
+    """Send one message with descriptors; they stay the caller's. Raises OSError."""
+    body = json.dumps(message, separators=(",", ":")).encode()
+    memfd = -1
+    try:
+        if len(body) > INLINE:
+            memfd = os.memfd_create("message", os.MFD_CLOEXEC)
+            os.writev(memfd, [body])
+            body, fds = b"@", [*fds, memfd]
+        ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
+        sock.sendmsg([body], ancillary, socket.MSG_NOSIGNAL)
+    finally:
+        if memfd >= 0:
+            os.close(memfd)
+
+
+def receive(sock: socket.socket) -> tuple[Message, list[int]] | None:
+    """The next message and its descriptors (close-on-exec, the caller's from now on), or None at EOF."""
+    fds = array.array("i")
+    try:
+        body, ancillary, _, _ = sock.recvmsg(
+            INLINE, socket.CMSG_SPACE(_MAX_FDS * fds.itemsize), socket.MSG_CMSG_CLOEXEC
+        )
+    except ConnectionResetError:
+        return None
+    for _, _, data in ancillary:
+        fds.frombytes(data[: len(data) - len(data) % fds.itemsize])
+    if not body:
+        return None
+    received = fds.tolist()
+    if body == b"@":
+        with open(received.pop(), "rb") as file:
+            file.seek(0)
+            body = file.read()
+    return json.loads(body), received
+
+
+class _NotPreloaded:
+    """First of sys.meta_path in a forked child: what is not loaded yet may be of another version by now."""
+
+    @staticmethod
+    def find_spec(name: str, path: object = None, target: object = None) -> None:
+        raise ImportError(
+            f"{name} was not preloaded: a forked process imports nothing, list it in the plugin's `forked`"
+        )
+
+
+class _Server:
+    def __init__(self, sock: socket.socket) -> None:
+        self.sock = sock
+        self.wake, waker = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        signal.set_wakeup_fd(waker, warn_on_full_buffer=False)
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+
+    def serve(self) -> None:
+        poll = select.poll()
+        poll.register(self.sock, select.POLLIN)
+        poll.register(self.wake, select.POLLIN)
+        while True:
+            for fd, _ in poll.poll():
+                if fd == self.wake:
+                    self.reap()
+                    continue
+                received = receive(self.sock)
+                if received is None:
+                    return
+                self.answer(*received)
+
+    def reap(self) -> None:
+        try:
+            os.read(self.wake, 4096)
+        except BlockingIOError:
+            pass
+        while True:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return
+            if pid == 0:
+                return
+            send(self.sock, {"ended": pid, "status": os.waitstatus_to_exitcode(status)})
+
+    def answer(self, request: Message, fds: list[int]) -> None:
+        operation = {"preload": self.preload, "fork": self.fork, "exec": self.exec}[request["op"]]
+        pidfd = -1
+        try:
+            reply, pidfd = operation(request, fds)
+        except OSError as error:
+            reply = {"error": error.strerror or str(error), "errno": error.errno or errno.EIO}
+        for fd in fds:
+            os.close(fd)
+        reply["id"] = request["id"]
+        send(self.sock, reply, [pidfd] if pidfd >= 0 else [])
+        if pidfd >= 0:
+            os.close(pidfd)
+
+    def preload(self, request: Message, fds: list[int]) -> tuple[Message, int]:
+        sys.path[:] = request["path"]
+        importlib.invalidate_caches()
+        try:
+            importlib.import_module(request["module"])
+            why = _threads_left()
+        except BaseException as error:
+            why = _in_one_line(error)
+        if why:
+            return {"error": why, "code": _FAILED_PRECONDITION}, -1
+        gc.disable()
+        gc.collect()
+        gc.freeze()
+        return {}, -1
+
+    def fork(self, request: Message, fds: list[int]) -> tuple[Message, int]:
+        module, _, name = request["target"].partition(":")
+        if module not in sys.modules:
+            return {"error": f"{module} was not preloaded", "code": _FAILED_PRECONDITION}, -1
+        function: Any = sys.modules[module]
+        try:
+            for part in name.split("."):
+                function = getattr(function, part)
+        except AttributeError:
+            return {"error": f"{module} has no function {name!r}", "code": _INVALID_ARGUMENT}, -1
+        pid = os.fork()
+        if pid == 0:
+            try:
+                _become_child(request["session"], fds)
+                _run(function, module, request["args"], fds)
+            finally:
+                os._exit(FAILED)
+        return {"pid": pid}, os.pidfd_open(pid)
+
+    def exec(self, request: Message, fds: list[int]) -> tuple[Message, int]:
+        # Closed by a successful exec; else it brings the error.
+        report, tell = os.pipe2(os.O_CLOEXEC)
+        pid = os.fork()
+        if pid == 0:
+            try:
+                _exec(request, fds, tell)
+            finally:
+                os._exit(FAILED)
+        os.close(tell)
+        with open(report, "rb") as file:
+            failed = file.read()
+        if failed:
+            number, _, where = failed.decode().partition(" ")
+            return {"error": f"{os.strerror(int(number))} ({where})", "errno": int(number)}, -1
+        return {"pid": pid}, os.pidfd_open(pid)
+
+
+def _threads_left() -> str:
+    """Why the process can no longer fork safely, or "". A joined thread may stay in /proc for an instant."""
+    for _ in range(20):
+        count = len(os.listdir("/proc/self/task")) - 1
+        if not count:
+            return ""
+        time.sleep(0.005)
+    threading = sys.modules.get("threading")
+    names = [thread.name for thread in threading.enumerate()[1:]] if threading else []
+    return f"the import left {count} thread(s) running {names or ''}".rstrip()
+
+
+def _become_child(session: bool, keep: Iterable[int]) -> None:
+    """Nothing of the server's but memory: signals, session, directory and descriptors as a new process has them."""
+    signal.set_wakeup_fd(-1)
+    for number in signal.valid_signals():
+        if callable(signal.getsignal(number)):
+            signal.signal(number, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    if session:
+        os.setsid()
+    os.chdir("/")
+    low = 3
+    for fd in sorted(keep):
+        os.closerange(low, fd)
+        low = max(low, fd + 1)
+    os.closerange(low, os.sysconf("SC_OPEN_MAX"))
+
+
+def _run(function: Callable[[Any, list[int]], int | None], module: str, args: Any, fds: list[int]) -> None:
+    sys.meta_path.insert(0, _NotPreloaded)
+    _name_process(module.rpartition(".")[2])
+    gc.enable()
+    try:
+        status = function(args, fds) or 0
+    except SystemExit as error:
+        status = error.code if isinstance(error.code, int) else int(error.code is not None)
+    except BaseException as error:
+        os.write(2, f"{module}: {_in_one_line(error)}\n".encode(errors="replace"))
+        status = FAILED
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    os._exit(status & 0xFF)
+
+
+def _exec(request: Message, fds: list[int], tell: int) -> None:
+    where = request["cwd"]
+    targets = request["targets"]
+    above = max([*targets, 2]) + 1
+    try:
+        # Out of the way first, so that no dup2 overwrites a source that is still to come.
+        tell = _fd_above(tell, above)
+        sources = [_fd_above(fd, above) for fd in fds]
+        for source, target in zip(sources, targets, strict=True):
+            os.dup2(source, target, inheritable=True)
+        _become_child(request["session"], [*targets, tell])
+        # Python ignores these two, a command does not expect that.
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+        signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
+        os.chdir(where)
+        argv, env = request["argv"], request["env"]
+        where = argv[0]
+        os.execvpe(where, argv, os.environ if env is None else env)
+    except OSError as error:
+        os.write(tell, f"{error.errno} {where}".encode())
+
+
+def _fd_above(fd: int, lowest: int) -> int:
+    return fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, lowest)
+
+
+def _in_one_line(error: BaseException) -> str:
+    """`Type: message [file:line function < its caller ...]`, innermost first."""
+    steps = []
+    traceback: TracebackType | None = error.__traceback__
+    while traceback is not None:
+        code = traceback.tb_frame.f_code
+        if code.co_filename != __file__ and not code.co_filename.startswith("<frozen"):
+            steps.append(f"{code.co_filename}:{traceback.tb_lineno} {code.co_name}")
+        traceback = traceback.tb_next
+    where = f" [{' < '.join(reversed(steps))}]" if steps else ""
+    return f"{type(error).__name__}: {' '.join(str(error).split())}{where}"
+
+
+def _name_process(name: str) -> None:
+    with open("/proc/self/comm", "w") as file:
+        file.write(name[:15])
+
+
+def main(fd: int) -> None:
+    """Serve on the socket `fd` until EOF. Standard output goes where standard error goes, standard input nowhere."""
+    null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
+    os.dup2(null, 0)
+    os.dup2(2, 1)
+    sock = socket.socket(fileno=os.dup(fd))
+    os.closerange(3, sock.fileno())
+    os.closerange(sock.fileno() + 1, os.sysconf("SC_OPEN_MAX"))
+    os.chdir("/")
+    os.setsid()  # a terminal's Ctrl-C is for the daemon alone
+    _name_process("imod-spawner")
+    gc.disable()
+    gc.collect()
+    gc.freeze()
+    try:
+        _Server(sock).serve()
+    except (BrokenPipeError, ConnectionResetError):
+        pass  # the daemon ended while it was being told something
+    os._exit(0)

@@ -1,0 +1,665 @@
+"""Starts processes for the daemon, which must not fork: gRPC and fork hang together, and threads hold locks.
+
+The `Spawner` keeps one process, `intermodal_core.forkserver`, made by posix_spawn, and asks it to fork functions of modules
+that were preloaded there and to execute commands. That process may be killed at any time: calls that it was working
+on raise Unavailable, it is started again, what it had started lives on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import collections
+import contextlib
+import itertools
+import logging
+import os
+import select
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
+from typing import Any, Final, NamedTuple
+
+from intermodal_core.errors import (
+    DeadlineExceeded,
+    FailedPrecondition,
+    IntermodalError,
+    InvalidArgument,
+    ResourceExhausted,
+    Unavailable,
+    by_code,
+    from_os_error,
+)
+from intermodal_core.forkserver import receive, send
+
+__all__ = ["UNKNOWN", "Child", "Completed", "Spawner"]
+
+#: The status of a child that ended after its spawner had: nobody was there to be told. (-1 would be SIGHUP.)
+UNKNOWN: Final = -256
+
+_MAX_FDS = 250  # the kernel allows 253 a message, one of which may carry the message itself
+_WINDOW = 16  # requests under way at once; more would fill the socket's buffer, and then send() would block the loop
+_MAX_OUTPUT = 16 << 20
+_REPLAY = 10.0  # seconds for a module to be imported again
+_DEATHS = 3
+_STEADY = 10.0  # seconds after which a spawner that dies is no longer counted as one that dies again
+
+
+class Completed(NamedTuple):
+    """What `run` gives: exit status (negative: the signal), and all output."""
+
+    exit: int
+    stdout: bytes
+    stderr: bytes
+
+
+class Child:
+    """A process that the spawner started. `pidfd` is closed by `close()` or when the object is dropped."""
+
+    def __init__(self, pid: int, pidfd: int) -> None:
+        self.pid = pid
+        self.pidfd = pidfd
+        self._end: Future[int | None] = _uncancellable()  # None: the spawner ended first, ask the pidfd
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Its exit status, negative for the signal that ended it, `UNKNOWN` where the spawner ended before it did.
+
+        Raises DeadlineExceeded after `timeout` seconds; the child is left alone.
+        """
+        until = None if timeout is None else time.monotonic() + timeout
+        try:
+            status = self._end.result(timeout)
+        except TimeoutError:
+            raise self._late(timeout) from None
+        if status is not None:
+            return status
+        poll = select.poll()
+        poll.register(self.pidfd, select.POLLIN)
+        if not poll.poll(None if until is None else max(0.0, until - time.monotonic()) * 1000):
+            raise self._late(timeout)
+        return UNKNOWN
+
+    async def wait_async(self) -> int:
+        """As `wait`, without a limit; cancelling it leaves the child alone."""
+        status = await asyncio.wrap_future(self._end)
+        if status is not None:
+            return status
+        loop = asyncio.get_running_loop()
+        ended = loop.create_future()
+        fd = os.dup(self.pidfd)  # a descriptor of this call's own: a loop has one reader a descriptor
+        loop.add_reader(fd, _settle, ended)
+        try:
+            await ended
+        finally:
+            loop.remove_reader(fd)
+            os.close(fd)
+        return UNKNOWN
+
+    def kill(self, number: int = signal.SIGKILL) -> bool:
+        """Send a signal, to this process and no other; whether it was still there."""
+        try:
+            signal.pidfd_send_signal(self.pidfd, number)
+        except ProcessLookupError:
+            return False
+        return True
+
+    def close(self) -> None:
+        """Close the pidfd; the process is left alone. Idempotent."""
+        pidfd, self.pidfd = self.pidfd, -1
+        if pidfd >= 0:
+            os.close(pidfd)
+
+    def __enter__(self) -> Child:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"Child(pid={self.pid})"
+
+    def _late(self, timeout: float | None) -> DeadlineExceeded:
+        return DeadlineExceeded(f"process {self.pid} has not ended within {timeout} s")
+
+
+class _Request:
+    def __init__(self, message: dict[str, Any], fds: Sequence[int] = ()) -> None:
+        self.message = message
+        self.fds = fds
+        self.answer: Future[Child | None] = _uncancellable()
+        self.abandoned = False  # under the spawner's lock
+        self.replay = False  # a preload for a new process; nobody waits for it
+
+    @property
+    def exclusive(self) -> bool:
+        """A preload travels alone: when it hangs or kills, nothing else was under way."""
+        return bool(self.message["op"] == "preload")
+
+
+class _Process:
+    """One spawner process, its socket and the thread that reads it."""
+
+    def __init__(self, python: str) -> None:
+        self.started = time.monotonic()
+        self.sent: dict[int, _Request] = {}
+        self.children: dict[int, Child] = {}
+        self.retired = False
+        self.sock, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with theirs:
+            for sock in (self.sock, theirs):
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 212992)
+            argv = [python, *_flags(), "-c", "from intermodal_core.forkserver import main; main(3)"]
+            self.pid = os.posix_spawn(
+                python,
+                argv,
+                os.environ,
+                file_actions=[(os.POSIX_SPAWN_DUP2, theirs.fileno(), 3)],
+                setsigmask=(),
+                setsigdef=(signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD),
+            )
+
+    def replaying(self) -> str | None:
+        """The module that is being preloaded again."""
+        return next((request.message["module"] for request in list(self.sent.values()) if request.replay), None)
+
+    def hang_up(self) -> None:
+        """Ends the process, which sees EOF, and then the thread, which sees it too."""
+        with contextlib.suppress(OSError):
+            self.sock.shutdown(socket.SHUT_RDWR)
+
+
+class Spawner:
+    """The one way to a new process. Its methods may be called from any thread; the async ones from a loop.
+
+    `python` is the interpreter; the process sees the same packages as this one: same flags, environment and sys.path.
+    """
+
+    def __init__(self, python: str = sys.executable, log: logging.Logger | None = None) -> None:
+        self._python = python
+        self._log = log or logging.getLogger("intermodal.spawner")
+        self._lock = threading.RLock()  # of all below; never held while waiting
+        self._preloading = threading.Lock()  # one preload at a time
+        self._numbers = itertools.count(1)
+        self._queue: collections.deque[_Request] = collections.deque()
+        self._modules: list[str] = []
+        self._process: _Process | None = None
+        self._retired: set[_Process] = set()
+        self._closed = threading.Event()
+        self._delay = 0.0
+        self._deaths: tuple[str | None, int] = (None, 0)
+        with self._lock:
+            self._start()
+
+    @property
+    def pid(self) -> int:
+        """The process's id; 0 while there is none."""
+        process = self._process
+        return process.pid if process else 0
+
+    @property
+    def modules(self) -> tuple[str, ...]:
+        """The modules that are preloaded, in order."""
+        return tuple(self._modules)
+
+    def preload(self, module: str, deadline: float = 10.0) -> None:
+        """Import `module` in the spawner, for functions of it to be forked. Blocking; idempotent.
+
+        Raises FailedPrecondition, naming the module and why, when the import raises, does not finish within `deadline`
+        seconds, leaves a thread running or ends the spawner; then the spawner is replaced by one without the module.
+        Raises Unavailable when there was no spawner to try it in.
+        """
+        with self._preloading:
+            if module in self._modules:
+                return
+            request = _preload_request(module)
+            self._submit(request)
+            try:
+                request.answer.result(deadline)
+            except TimeoutError:
+                if not self._kill_preloading(request):
+                    raise Unavailable(f"{module} was not preloaded: the spawner is not up yet; try again") from None
+                raise FailedPrecondition(f"{module} cannot be preloaded: not imported within {deadline} s") from None
+            except Unavailable as error:
+                if self._closed.is_set():
+                    raise
+                raise FailedPrecondition(f"{module} cannot be preloaded: its import ended the spawner") from error
+
+    def fork(
+        self, target: str, args: Sequence[Any], fds: Sequence[int] = (), *, deadline: float = 10.0, session: bool = True
+    ) -> Child:
+        """Run the function `target` ("package.module:function") of a preloaded module in a process of its own.
+
+        There it is called as `function(args, fds)`: `args` as JSON gives it back, `fds` the same descriptors under other
+        numbers, the only ones open but 0 (/dev/null), 1 and 2 (the daemon's standard error). Signals are at their
+        defaults, the directory is /, with `session` it leads a session; nothing can be imported that was not preloaded.
+        What it returns is the exit status (None: 0); an exception goes to standard error in one line, status 70.
+
+        Returns once the process is there. `fds` stay the caller's. Raises FailedPrecondition when the module was not
+        preloaded, InvalidArgument when it has no such function, Unavailable when the spawner ended meanwhile,
+        DeadlineExceeded after `deadline` seconds (a child that comes later is killed).
+        """
+        return self._call(self._fork_request(target, args, fds, session), deadline)
+
+    async def fork_async(
+        self, target: str, args: Sequence[Any], fds: Sequence[int] = (), *, deadline: float = 10.0, session: bool = True
+    ) -> Child:
+        """As `fork`; when cancelled, a child that comes later is killed."""
+        return await self._call_async(self._fork_request(target, args, fds, session), deadline)
+
+    def spawn(
+        self,
+        argv: Sequence[str],
+        *,
+        env: Mapping[str, str] | None = None,
+        cwd: str = "/",
+        fds: Mapping[int, int] | None = None,
+        deadline: float = 10.0,
+        session: bool = True,
+    ) -> Child:
+        """Execute a command, found by `env`'s PATH. `env` None: the daemon's environment.
+
+        `fds` maps the command's descriptor numbers to descriptors of the caller's; others are as with `fork`.
+        Raises NotFound or PermissionDenied when it cannot be executed, and else as `fork`.
+        """
+        return self._call(self._exec_request(argv, env, cwd, fds or {}, session), deadline)
+
+    async def spawn_async(
+        self,
+        argv: Sequence[str],
+        *,
+        env: Mapping[str, str] | None = None,
+        cwd: str = "/",
+        fds: Mapping[int, int] | None = None,
+        deadline: float = 10.0,
+        session: bool = True,
+    ) -> Child:
+        """As `spawn`; when cancelled, a child that comes later is killed."""
+        return await self._call_async(self._exec_request(argv, env, cwd, fds or {}, session), deadline)
+
+    def run(
+        self,
+        argv: Sequence[str],
+        input: bytes = b"",
+        timeout: float = 30.0,
+        *,
+        env: Mapping[str, str] | None = None,
+        cwd: str = "/",
+    ) -> Completed:
+        """Execute a command to its end; output that descendants write afterwards is not waited for.
+
+        Raises DeadlineExceeded after `timeout` seconds and ResourceExhausted past 16 MiB of output, having killed its
+        process group, and else as `spawn`.
+        """
+        until = time.monotonic() + timeout
+        with _Output(input) as output, self.spawn(argv, env=env, cwd=cwd, fds=output.theirs, deadline=timeout) as child:
+            output.close_theirs()
+            try:
+                poll = select.poll()
+                for fd in (*output.ours, child.pidfd):
+                    poll.register(fd, select.POLLIN)
+                while (left := until - time.monotonic()) > 0:
+                    for fd, _ in poll.poll(left * 1000):
+                        if fd == child.pidfd:
+                            return output.completed(child.wait(timeout))
+                        if not output.take(fd):
+                            poll.unregister(fd)
+                raise DeadlineExceeded(f"{argv[0]} has not ended within {timeout} s and was killed")
+            except IntermodalError:
+                _kill_group(child)
+                raise
+
+    async def run_async(
+        self,
+        argv: Sequence[str],
+        input: bytes = b"",
+        timeout: float = 30.0,
+        *,
+        env: Mapping[str, str] | None = None,
+        cwd: str = "/",
+    ) -> Completed:
+        """As `run`; the command is killed when this is cancelled."""
+        loop = asyncio.get_running_loop()
+        until = loop.time() + timeout
+        failed: asyncio.Future[Any] = loop.create_future()
+
+        def readable(fd: int) -> None:
+            try:
+                if not output.take(fd):
+                    loop.remove_reader(fd)
+            except IntermodalError as error:
+                loop.remove_reader(fd)
+                if not failed.done():
+                    failed.set_exception(error)
+
+        with _Output(input) as output:
+            child = await self.spawn_async(argv, env=env, cwd=cwd, fds=output.theirs, deadline=timeout)
+            output.close_theirs()
+            with child:
+                ended: asyncio.Future[Any] = asyncio.ensure_future(child.wait_async())
+                try:
+                    for fd in output.ours:
+                        loop.add_reader(fd, readable, fd)
+                    await asyncio.wait({ended, failed}, timeout=until - loop.time(), return_when="FIRST_COMPLETED")
+                    if failed.done():
+                        failed.result()
+                    if not ended.done():
+                        raise DeadlineExceeded(f"{argv[0]} has not ended within {timeout} s and was killed")
+                    return output.completed(ended.result())
+                except BaseException:
+                    _kill_group(child)
+                    raise
+                finally:
+                    ended.cancel()
+                    failed.cancel()
+                    for fd in output.ours:
+                        loop.remove_reader(fd)
+
+    def close(self) -> None:
+        """End the spawner; its children live on. Calls under way and later ones raise Unavailable. Idempotent."""
+        with self._lock:
+            self._closed.set()
+            processes = [*self._retired, *([self._process] if self._process else [])]
+            self._fail(self._queue)
+            self._queue.clear()
+        for process in processes:
+            process.hang_up()
+
+    # The calls: queued, sent while fewer than _WINDOW are under way, answered by the reading thread.
+
+    def _fork_request(self, target: str, args: Sequence[Any], fds: Sequence[int], session: bool) -> _Request:
+        if not target.partition(":")[2]:
+            raise InvalidArgument(f"{target!r} names no function; write it as package.module:function")
+        message = {"op": "fork", "target": target, "args": list(args), "session": session}
+        return _Request(message, _few(fds))
+
+    def _exec_request(
+        self, argv: Sequence[str], env: Mapping[str, str] | None, cwd: str, fds: Mapping[int, int], session: bool
+    ) -> _Request:
+        if not argv or not argv[0]:
+            raise InvalidArgument("a command to execute needs a name")
+        message = {"op": "exec", "argv": list(argv), "cwd": cwd, "targets": list(fds), "session": session}
+        message["env"] = None if env is None else dict(env)
+        return _Request(message, _few(tuple(fds.values())))
+
+    def _call(self, request: _Request, deadline: float) -> Child:
+        self._submit(request)
+        try:
+            child = request.answer.result(deadline)
+        except TimeoutError:
+            child = self._abandon(request, f"the spawner started nothing within {deadline} s")
+        assert child is not None
+        return child
+
+    async def _call_async(self, request: _Request, deadline: float) -> Child:
+        self._submit(request)
+        try:
+            async with asyncio.timeout(deadline):
+                child = await asyncio.wrap_future(request.answer)
+        except TimeoutError:
+            child = self._abandon(request, f"the spawner started nothing within {deadline} s")
+        except asyncio.CancelledError:
+            with contextlib.suppress(IntermodalError):
+                _discard(self._abandon(request, "cancelled"))
+            raise
+        assert child is not None
+        return child
+
+    def _abandon(self, request: _Request, why: str) -> Child | None:
+        """The answer, should it have come this instant; else DeadlineExceeded, and nobody waits for it any more."""
+        with self._lock:
+            if request.answer.done():
+                return request.answer.result()
+            request.abandoned = True
+        raise DeadlineExceeded(why)
+
+    def _submit(self, request: _Request) -> None:
+        with self._lock:
+            if self._closed.is_set():
+                raise Unavailable("the spawner is closed")
+            self._queue.append(request)
+            self._pump()
+
+    def _pump(self) -> None:
+        process = self._process
+        if process is None:
+            return
+        while self._queue and len(process.sent) < _WINDOW and not any(r.exclusive for r in process.sent.values()):
+            request = self._queue.popleft()
+            if request.abandoned:
+                continue
+            number = next(self._numbers)
+            process.sent[number] = request
+            try:
+                send(process.sock, {**request.message, "id": number}, request.fds)
+            except (BrokenPipeError, ConnectionResetError):
+                return  # the reading thread sees it too, and fails what was sent
+            except (OSError, TypeError, ValueError) as error:  # a closed descriptor; what JSON cannot say
+                del process.sent[number]
+                request.answer.set_exception(InvalidArgument(f"cannot be sent to the spawner: {error}"))
+
+    def _fail(self, requests: Iterable[_Request]) -> None:
+        for request in requests:
+            request.answer.set_exception(Unavailable("the spawner ended before it answered; try again"))
+
+    def _kill_preloading(self, request: _Request) -> bool:
+        """End the process in which that import hangs; False when it was never sent."""
+        with self._lock:
+            request.abandoned = True
+            if self._process is None or request not in self._process.sent.values():
+                return False
+            os.kill(self._process.pid, signal.SIGKILL)
+            return True
+
+    # The process: one thread reads what it says and starts the next one when it ends.
+
+    def _start(self) -> None:
+        self._process = process = _Process(self._python)
+        unsent = [request for request in self._queue if not request.replay]
+        self._queue = collections.deque(_preload_request(module, replay=True) for module in self._modules)
+        self._queue.extend(unsent)
+        threading.Thread(target=self._read, args=(process,), name="spawner", daemon=True).start()
+        self._pump()
+
+    def _read(self, process: _Process) -> None:
+        try:
+            poll = select.poll()
+            poll.register(process.sock, select.POLLIN)
+            while True:
+                if not poll.poll(None if (replayed := process.replaying()) is None else _REPLAY * 1000):
+                    self._log.error("preloading %s again takes more than %d s", replayed, _REPLAY)
+                    break
+                if (received := receive(process.sock)) is None:
+                    break
+                with self._lock:
+                    self._heard(process, *received)
+                    if process.retired and not process.children:
+                        process.hang_up()
+        except OSError as error:
+            self._log.error("the spawner's socket broke: %s", error)
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(process.pid, signal.SIGKILL)
+        status = os.waitstatus_to_exitcode(os.waitpid(process.pid, 0)[1])
+        with self._lock:
+            self._retired.discard(process)
+            current = self._process is process
+            if current:
+                self._process = None
+            process.sock.close()
+            self._fail(process.sent.values())
+            self._note_deaths(process.replaying())
+            for child in process.children.values():
+                child._end.set_result(None)
+        if current and not self._closed.is_set():
+            self._log.warning("the spawner (pid %d) ended with status %d and is started again", process.pid, status)
+            self._restart(time.monotonic() - process.started)
+
+    def _note_deaths(self, module: str | None) -> None:
+        """A module that ends one spawner after the other is given up, though it was good once."""
+        self._deaths = (module, self._deaths[1] + 1) if module == self._deaths[0] else (module, 1)
+        if module in self._modules and self._deaths[1] >= _DEATHS:
+            self._modules.remove(module)
+            self._log.error("%s is preloaded no more: the spawner ended %d times importing it", module, _DEATHS)
+
+    def _restart(self, lived: float) -> None:
+        if lived > _STEADY:
+            self._delay = 0.0
+        while not self._closed.wait(self._delay):
+            self._delay = min(max(0.05, self._delay * 2), 5.0)
+            with self._lock:
+                if self._closed.is_set():
+                    return
+                try:
+                    self._start()
+                    return
+                except OSError as error:
+                    self._log.error("the spawner cannot be started, trying again in %.2f s: %s", self._delay, error)
+
+    def _heard(self, process: _Process, message: dict[str, Any], fds: list[int]) -> None:
+        if "ended" in message:
+            child = process.children.pop(message["ended"], None)
+            if child is not None:
+                child._end.set_result(message["status"])
+            return
+        request = process.sent.pop(message["id"])
+        error = self._error_of(request, message)
+        if "pid" in message:
+            child = process.children[message["pid"]] = Child(message["pid"], fds[0])
+            if request.abandoned:
+                _discard(child)
+            else:
+                request.answer.set_result(child)
+        elif error is None:
+            if request.message["module"] not in self._modules:
+                self._modules.append(request.message["module"])
+            request.answer.set_result(None)
+        else:
+            if request.exclusive:
+                self._replace(process, request.message["module"], message["error"])
+            request.answer.set_exception(error)
+        self._pump()
+
+    def _error_of(self, request: _Request, message: dict[str, Any]) -> IntermodalError | None:
+        if "error" not in message:
+            return None
+        if "errno" in message:
+            return from_os_error(OSError(message["errno"], message["error"]), _title(request.message))
+        if request.exclusive:
+            return FailedPrecondition(f"{request.message['module']} cannot be preloaded: {message['error']}")
+        return by_code(message["code"], f"cannot fork {request.message['target']}: {message['error']}")
+
+    def _replace(self, process: _Process, module: str, why: str) -> None:
+        """An import spoiled that process: it stays only to tell how its children end."""
+        if module in self._modules:
+            self._modules.remove(module)
+            self._log.error("%s can no longer be preloaded: %s", module, why)
+        if self._process is process:
+            process.retired = True
+            self._retired.add(process)
+            self._start()
+
+
+class _Output:
+    """Standard input from memory, standard output and error into it."""
+
+    def __init__(self, input: bytes) -> None:
+        stdin = os.memfd_create("stdin", os.MFD_CLOEXEC)
+        with open(stdin, "wb", closefd=False) as file:
+            file.write(input)
+        os.lseek(stdin, 0, os.SEEK_SET)
+        (stdout, out), (stderr, err) = os.pipe2(os.O_CLOEXEC), os.pipe2(os.O_CLOEXEC)
+        self.theirs = {0: stdin, 1: out, 2: err}
+        self.ours = (stdout, stderr)
+        self._taken = {stdout: bytearray(), stderr: bytearray()}
+        for fd in self.ours:
+            os.set_blocking(fd, False)
+
+    def take(self, fd: int) -> bool:
+        """Read once; False at the end. Raises ResourceExhausted when there is too much."""
+        try:
+            data = os.read(fd, 1 << 16)
+        except BlockingIOError:
+            return True
+        self._taken[fd] += data
+        if sum(map(len, self._taken.values())) > _MAX_OUTPUT:
+            raise ResourceExhausted(f"a command wrote more than {_MAX_OUTPUT >> 20} MiB of output and was killed")
+        return bool(data)
+
+    def completed(self, exit: int) -> Completed:
+        """What the ended command has left in the pipes, too."""
+        for fd in self.ours:
+            size = -1
+            while size != len(self._taken[fd]):
+                size = len(self._taken[fd])
+                self.take(fd)
+        stdout, stderr = (bytes(self._taken[fd]) for fd in self.ours)
+        return Completed(exit, stdout, stderr)
+
+    def close_theirs(self) -> None:
+        while self.theirs:
+            os.close(self.theirs.popitem()[1])
+
+    def __enter__(self) -> _Output:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close_theirs()
+        for fd in self.ours:
+            os.close(fd)
+
+
+def _uncancellable() -> Future[Any]:
+    """A future that awaiting tasks cannot cancel for the others."""
+    future: Future[Any] = Future()
+    future.set_running_or_notify_cancel()
+    return future
+
+
+def _settle(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)
+
+
+def _preload_request(module: str, *, replay: bool = False) -> _Request:
+    request = _Request({"op": "preload", "module": module, "path": [os.path.abspath(path) for path in sys.path]})
+    request.replay = replay
+    return request
+
+
+def _few(fds: Sequence[int]) -> Sequence[int]:
+    if len(fds) > _MAX_FDS:
+        raise InvalidArgument(f"{len(fds)} descriptors cannot be passed to a child, {_MAX_FDS} can")
+    return fds
+
+
+def _discard(child: Child | None) -> None:
+    if child is not None:
+        _kill_group(child)
+
+
+def _kill_group(child: Child) -> None:
+    """The session that the child leads; its id is its own as long as it was not reaped, or members remain."""
+    if child.kill(0):
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(child.pid, signal.SIGKILL)
+    child.kill()
+
+
+def _title(message: dict[str, Any]) -> str:
+    return (
+        f"execute {message['argv'][0]}" if message["op"] == "exec" else f"{message['op']} {message.get('target', '')}"
+    )
+
+
+def _flags() -> Iterator[str]:
+    """The interpreter's flags that decide which packages are seen; and no script's directory on sys.path."""
+    yield "-P"
+    named = {"isolated": "-I", "ignore_environment": "-E", "no_user_site": "-s", "no_site": "-S"}
+    yield from (flag for name, flag in named.items() if getattr(sys.flags, name))
+    if sys.flags.dont_write_bytecode:
+        yield "-B"
