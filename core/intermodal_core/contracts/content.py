@@ -83,8 +83,9 @@ class ContentStore(Protocol):
     def commit(self, ref: str, size: int = 0, expected: str = "") -> BlobInfo:
         """[C11] Make the blob of an open ingest and forget the ingest.
 
-        With `size` > 0 and `expected` both are verified. Raises FailedPrecondition when size or digest differ (the
-        ingest is kept, open), AlreadyExists when the blob is here (the ingest is gone), NotFound.
+        `size` > 0 and `expected` are verified; where they are not given, what `begin` was told. Raises
+        FailedPrecondition when size or digest differ (the ingest is kept, open), AlreadyExists when the blob is here
+        (the ingest is gone), NotFound.
         """
 
     def close(self, ref: str) -> None:

@@ -7,7 +7,7 @@ plain function that calls no plugin and no blocking thing but `tx`. Stays in pro
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Generic, Protocol, TypeVar, runtime_checkable
+from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
 
 import msgspec
 
@@ -82,10 +82,11 @@ class MetadataStore(Protocol):
     [M6] `write` is atomic and durable: when it returns, power may fail. An exception of `fn` undoes what `fn` did,
          whole, and is raised to the caller; others that share the commit are not affected.
     [M7] Writes happen one after the other; a read sees all writes that returned before it began.
-    [M8] Nobody waits for a reader.
+    [M8] No write and no short read waits for a reader.
+    [M13] A stored record that cannot be decoded is set aside and logged; to transactions it is not there.
     """
 
-    def declare(self, *tables: Table[msgspec.Struct]) -> None:
+    def declare(self, *tables: Table[Any]) -> None:
         """[M9] Make the tables known, creating or migrating them. Idempotent.
 
         Raises FailedPrecondition when a stored table is newer than the declared version (both are named), and

@@ -1,0 +1,1 @@
+"""Content in plain files: `Store` is the library, `plugin` the adapter."""
