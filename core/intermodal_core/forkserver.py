@@ -31,7 +31,7 @@ import time
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
     from types import TracebackType
     from typing import Any
 
@@ -137,7 +137,8 @@ class _Server:
         try:
             reply, pidfd = operation(request, fds)
         except OSError as error:
-            reply = {"error": error.strerror or str(error), "errno": error.errno or errno.EIO}
+            where = f" ({error.filename})" if error.filename else ""
+            reply = {"error": f"{error.strerror}{where}", "errno": error.errno or errno.EIO}
         for fd in fds:
             os.close(fd)
         reply["id"] = request["id"]
@@ -155,6 +156,12 @@ class _Server:
             why = _in_one_line(error)
         if why:
             return {"error": why, "code": _FAILED_PRECONDITION}, -1
+        for fd in map(int, os.listdir("/proc/self/fd")):
+            if fd > 2:
+                try:
+                    os.set_inheritable(fd, False)
+                except OSError:
+                    pass  # the listing's own
         gc.disable()
         gc.collect()
         gc.freeze()
@@ -180,21 +187,42 @@ class _Server:
         return {"pid": pid}, os.pidfd_open(pid)
 
     def exec(self, request: Message, fds: list[int]) -> tuple[Message, int]:
-        # Closed by a successful exec; else it brings the error.
-        report, tell = os.pipe2(os.O_CLOEXEC)
-        pid = os.fork()
-        if pid == 0:
-            try:
-                _exec(request, fds, tell)
-            finally:
-                os._exit(FAILED)
-        os.close(tell)
-        with open(report, "rb") as file:
-            failed = file.read()
-        if failed:
-            number, _, where = failed.decode().partition(" ")
-            return {"error": f"{os.strerror(int(number))} ({where})", "errno": int(number)}, -1
-        return {"pid": pid}, os.pidfd_open(pid)
+        targets, argv = request["targets"], request["argv"]
+        env = os.environ if request["env"] is None else request["env"]
+        # Out of the way first, so that no dup2 overwrites a source that is still to come.
+        above = max([*targets, 2]) + 1
+        sources = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, above) for fd in fds]
+        actions = [(os.POSIX_SPAWN_DUP2, source, target) for source, target in zip(sources, targets, strict=True)]
+        try:
+            os.chdir(request["cwd"])
+            for path in _candidates(argv[0], env):
+                try:
+                    pid = os.posix_spawn(
+                        path,
+                        argv,
+                        env,
+                        file_actions=actions,
+                        setsid=request["session"],
+                        setsigmask=(),
+                        setsigdef=(
+                            signal.SIGPIPE,
+                            signal.SIGXFSZ,
+                        ),  # ignored by Python, which a command does not expect
+                    )
+                    return {"pid": pid}, os.pidfd_open(pid)
+                except (FileNotFoundError, NotADirectoryError):
+                    continue
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), argv[0])
+        finally:
+            os.chdir("/")
+            for fd in sources:
+                os.close(fd)
+
+
+def _candidates(command: str, env: Mapping[str, str]) -> list[str]:
+    if "/" in command:
+        return [command]
+    return [os.path.join(folder, command) for folder in env.get("PATH", os.defpath).split(os.pathsep)]
 
 
 def _threads_left() -> str:
@@ -240,32 +268,6 @@ def _run(function: Callable[[Any, list[int]], int | None], module: str, args: An
     for stream in (sys.stdout, sys.stderr):
         stream.flush()
     os._exit(status & 0xFF)
-
-
-def _exec(request: Message, fds: list[int], tell: int) -> None:
-    where = request["cwd"]
-    targets = request["targets"]
-    above = max([*targets, 2]) + 1
-    try:
-        # Out of the way first, so that no dup2 overwrites a source that is still to come.
-        tell = _fd_above(tell, above)
-        sources = [_fd_above(fd, above) for fd in fds]
-        for source, target in zip(sources, targets, strict=True):
-            os.dup2(source, target, inheritable=True)
-        _become_child(request["session"], [*targets, tell])
-        # Python ignores these two, a command does not expect that.
-        signal.signal(signal.SIGPIPE, signal.SIG_DFL)
-        signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
-        os.chdir(where)
-        argv, env = request["argv"], request["env"]
-        where = argv[0]
-        os.execvpe(where, argv, os.environ if env is None else env)
-    except OSError as error:
-        os.write(tell, f"{error.errno} {where}".encode())
-
-
-def _fd_above(fd: int, lowest: int) -> int:
-    return fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, lowest)
 
 
 def _in_one_line(error: BaseException) -> str:

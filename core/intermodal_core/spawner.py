@@ -21,14 +21,14 @@ import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
-from typing import Any, Final, NamedTuple
+from typing import Any
 
+from intermodal_core.child import UNKNOWN, Child, Completed, Output, kill_group, uncancellable
 from intermodal_core.errors import (
     DeadlineExceeded,
     FailedPrecondition,
     IntermodalError,
     InvalidArgument,
-    ResourceExhausted,
     Unavailable,
     by_code,
     from_os_error,
@@ -37,102 +37,18 @@ from intermodal_core.forkserver import receive, send
 
 __all__ = ["UNKNOWN", "Child", "Completed", "Spawner"]
 
-#: The status of a child that ended after its spawner had: nobody was there to be told. (-1 would be SIGHUP.)
-UNKNOWN: Final = -256
-
 _MAX_FDS = 250  # the kernel allows 253 a message, one of which may carry the message itself
 _WINDOW = 16  # requests under way at once; more would fill the socket's buffer, and then send() would block the loop
-_MAX_OUTPUT = 16 << 20
 _REPLAY = 10.0  # seconds for a module to be imported again
 _DEATHS = 3
 _STEADY = 10.0  # seconds after which a spawner that dies is no longer counted as one that dies again
-
-
-class Completed(NamedTuple):
-    """What `run` gives: exit status (negative: the signal), and all output."""
-
-    exit: int
-    stdout: bytes
-    stderr: bytes
-
-
-class Child:
-    """A process that the spawner started. `pidfd` is closed by `close()` or when the object is dropped."""
-
-    def __init__(self, pid: int, pidfd: int) -> None:
-        self.pid = pid
-        self.pidfd = pidfd
-        self._end: Future[int | None] = _uncancellable()  # None: the spawner ended first, ask the pidfd
-
-    def wait(self, timeout: float | None = None) -> int:
-        """Its exit status, negative for the signal that ended it, `UNKNOWN` where the spawner ended before it did.
-
-        Raises DeadlineExceeded after `timeout` seconds; the child is left alone.
-        """
-        until = None if timeout is None else time.monotonic() + timeout
-        try:
-            status = self._end.result(timeout)
-        except TimeoutError:
-            raise self._late(timeout) from None
-        if status is not None:
-            return status
-        poll = select.poll()
-        poll.register(self.pidfd, select.POLLIN)
-        if not poll.poll(None if until is None else max(0.0, until - time.monotonic()) * 1000):
-            raise self._late(timeout)
-        return UNKNOWN
-
-    async def wait_async(self) -> int:
-        """As `wait`, without a limit; cancelling it leaves the child alone."""
-        status = await asyncio.wrap_future(self._end)
-        if status is not None:
-            return status
-        loop = asyncio.get_running_loop()
-        ended = loop.create_future()
-        fd = os.dup(self.pidfd)  # a descriptor of this call's own: a loop has one reader a descriptor
-        loop.add_reader(fd, _settle, ended)
-        try:
-            await ended
-        finally:
-            loop.remove_reader(fd)
-            os.close(fd)
-        return UNKNOWN
-
-    def kill(self, number: int = signal.SIGKILL) -> bool:
-        """Send a signal, to this process and no other; whether it was still there."""
-        try:
-            signal.pidfd_send_signal(self.pidfd, number)
-        except ProcessLookupError:
-            return False
-        return True
-
-    def close(self) -> None:
-        """Close the pidfd; the process is left alone. Idempotent."""
-        pidfd, self.pidfd = self.pidfd, -1
-        if pidfd >= 0:
-            os.close(pidfd)
-
-    def __enter__(self) -> Child:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def __del__(self) -> None:
-        self.close()
-
-    def __repr__(self) -> str:
-        return f"Child(pid={self.pid})"
-
-    def _late(self, timeout: float | None) -> DeadlineExceeded:
-        return DeadlineExceeded(f"process {self.pid} has not ended within {timeout} s")
 
 
 class _Request:
     def __init__(self, message: dict[str, Any], fds: Sequence[int] = ()) -> None:
         self.message = message
         self.fds = fds
-        self.answer: Future[Child | None] = _uncancellable()
+        self.answer: Future[Child | None] = uncancellable()
         self.abandoned = False  # under the spawner's lock
         self.replay = False  # a preload for a new process; nobody waits for it
 
@@ -297,7 +213,7 @@ class Spawner:
         process group, and else as `spawn`.
         """
         until = time.monotonic() + timeout
-        with _Output(input) as output, self.spawn(argv, env=env, cwd=cwd, fds=output.theirs, deadline=timeout) as child:
+        with Output(input) as output, self.spawn(argv, env=env, cwd=cwd, fds=output.theirs, deadline=timeout) as child:
             output.close_theirs()
             try:
                 poll = select.poll()
@@ -311,7 +227,7 @@ class Spawner:
                             poll.unregister(fd)
                 raise DeadlineExceeded(f"{argv[0]} has not ended within {timeout} s and was killed")
             except IntermodalError:
-                _kill_group(child)
+                kill_group(child)
                 raise
 
     async def run_async(
@@ -337,7 +253,7 @@ class Spawner:
                 if not failed.done():
                     failed.set_exception(error)
 
-        with _Output(input) as output:
+        with Output(input) as output:
             child = await self.spawn_async(argv, env=env, cwd=cwd, fds=output.theirs, deadline=timeout)
             output.close_theirs()
             with child:
@@ -352,7 +268,7 @@ class Spawner:
                         raise DeadlineExceeded(f"{argv[0]} has not ended within {timeout} s and was killed")
                     return output.completed(ended.result())
                 except BaseException:
-                    _kill_group(child)
+                    kill_group(child)
                     raise
                 finally:
                     ended.cancel()
@@ -564,67 +480,6 @@ class Spawner:
             self._start()
 
 
-class _Output:
-    """Standard input from memory, standard output and error into it."""
-
-    def __init__(self, input: bytes) -> None:
-        stdin = os.memfd_create("stdin", os.MFD_CLOEXEC)
-        with open(stdin, "wb", closefd=False) as file:
-            file.write(input)
-        os.lseek(stdin, 0, os.SEEK_SET)
-        (stdout, out), (stderr, err) = os.pipe2(os.O_CLOEXEC), os.pipe2(os.O_CLOEXEC)
-        self.theirs = {0: stdin, 1: out, 2: err}
-        self.ours = (stdout, stderr)
-        self._taken = {stdout: bytearray(), stderr: bytearray()}
-        for fd in self.ours:
-            os.set_blocking(fd, False)
-
-    def take(self, fd: int) -> bool:
-        """Read once; False at the end. Raises ResourceExhausted when there is too much."""
-        try:
-            data = os.read(fd, 1 << 16)
-        except BlockingIOError:
-            return True
-        self._taken[fd] += data
-        if sum(map(len, self._taken.values())) > _MAX_OUTPUT:
-            raise ResourceExhausted(f"a command wrote more than {_MAX_OUTPUT >> 20} MiB of output and was killed")
-        return bool(data)
-
-    def completed(self, exit: int) -> Completed:
-        """What the ended command has left in the pipes, too."""
-        for fd in self.ours:
-            size = -1
-            while size != len(self._taken[fd]):
-                size = len(self._taken[fd])
-                self.take(fd)
-        stdout, stderr = (bytes(self._taken[fd]) for fd in self.ours)
-        return Completed(exit, stdout, stderr)
-
-    def close_theirs(self) -> None:
-        while self.theirs:
-            os.close(self.theirs.popitem()[1])
-
-    def __enter__(self) -> _Output:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close_theirs()
-        for fd in self.ours:
-            os.close(fd)
-
-
-def _uncancellable() -> Future[Any]:
-    """A future that awaiting tasks cannot cancel for the others."""
-    future: Future[Any] = Future()
-    future.set_running_or_notify_cancel()
-    return future
-
-
-def _settle(future: asyncio.Future[None]) -> None:
-    if not future.done():
-        future.set_result(None)
-
-
 def _preload_request(module: str, *, replay: bool = False) -> _Request:
     request = _Request({"op": "preload", "module": module, "path": [os.path.abspath(path) for path in sys.path]})
     request.replay = replay
@@ -639,15 +494,7 @@ def _few(fds: Sequence[int]) -> Sequence[int]:
 
 def _discard(child: Child | None) -> None:
     if child is not None:
-        _kill_group(child)
-
-
-def _kill_group(child: Child) -> None:
-    """The session that the child leads; its id is its own as long as it was not reaped, or members remain."""
-    if child.kill(0):
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(child.pid, signal.SIGKILL)
-    child.kill()
+        kill_group(child)
 
 
 def _title(message: dict[str, Any]) -> str:
