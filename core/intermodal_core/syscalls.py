@@ -1,19 +1,28 @@
 """System calls that Python 3.11 does not offer, by ctypes with the thread's own errno.
 
-Each raises OSError with errno and the path it was given, as the functions of `os` do.
+Each raises OSError with errno and the path it was given, as the functions of `os` do. Those that change what outlives
+the call (mount, umount, unshare, setns, pivot_root) raise the audit event `intermodal.step` with their name before it, and
+only before: a crash test ends the process at the k-th one.
 """
 
 from __future__ import annotations
 
 import ctypes
 import os
-from typing import Final
+import sys
+
+TYPE_CHECKING = False  # typing itself is 5 ms and a megabyte that every shim would share
+if TYPE_CHECKING:
+    from typing import Final
 
 __all__ = [
     "CLONE_FS",
+    "CLONE_NEWCGROUP",
     "CLONE_NEWIPC",
     "CLONE_NEWNET",
     "CLONE_NEWNS",
+    "CLONE_NEWPID",
+    "CLONE_NEWUSER",
     "CLONE_NEWUTS",
     "MNT_DETACH",
     "MS_BIND",
@@ -35,16 +44,22 @@ __all__ = [
     "MS_STRICTATIME",
     "MS_SYNCHRONOUS",
     "MS_UNBINDABLE",
+    "PR_CAPBSET_DROP",
+    "PR_SET_CHILD_SUBREAPER",
+    "PR_SET_NO_NEW_PRIVS",
+    "PR_SET_PDEATHSIG",
     "RESOLVE_BENEATH",
     "RESOLVE_IN_ROOT",
     "RESOLVE_NO_MAGICLINKS",
     "RESOLVE_NO_SYMLINKS",
     "RESOLVE_NO_XDEV",
     "UMOUNT_NOFOLLOW",
+    "capset",
     "mount",
     "openat2",
     "pivot_root",
     "prctl",
+    "setns",
     "syncfs",
     "umount",
     "unshare",
@@ -58,8 +73,11 @@ RESOLVE_IN_ROOT: Final = 0x10
 
 CLONE_FS: Final = 0x00000200
 CLONE_NEWNS: Final = 0x00020000
+CLONE_NEWCGROUP: Final = 0x02000000
 CLONE_NEWUTS: Final = 0x04000000
 CLONE_NEWIPC: Final = 0x08000000
+CLONE_NEWUSER: Final = 0x10000000
+CLONE_NEWPID: Final = 0x20000000
 CLONE_NEWNET: Final = 0x40000000
 
 MS_RDONLY: Final = 0x01
@@ -84,6 +102,11 @@ MS_STRICTATIME: Final = 1 << 24
 MNT_DETACH: Final = 2
 UMOUNT_NOFOLLOW: Final = 8
 
+PR_SET_PDEATHSIG: Final = 1
+PR_CAPBSET_DROP: Final = 24
+PR_SET_CHILD_SUBREAPER: Final = 36
+PR_SET_NO_NEW_PRIVS: Final = 38
+
 _SYS_OPENAT2: Final = 437  # the same on every architecture
 _SYS_PIVOT_ROOT: Final = {"x86_64": 155, "aarch64": 41, "riscv64": 41, "ppc64le": 203, "s390x": 217, "armv7l": 218}
 
@@ -97,9 +120,9 @@ class _OpenHow(ctypes.Structure):
 def openat2(dirfd: int, path: str | bytes, flags: int, mode: int = 0, resolve: int = 0) -> int:
     """Open `path` from the directory `dirfd` as Linux's openat2 does, held to what `resolve` allows.
 
-    `resolve` is an or of RESOLVE_... bits; O_CLOEXEC is always added; `mode` counts only with O_CREAT or O_TMPFILE. Raises OSError: EXDEV or ELOOP
-    where the path would leave what `resolve` allows, EAGAIN where a rename raced a `..` (try again), ENOSYS
-    before Linux 5.6.
+    `resolve` is an or of RESOLVE_... bits; O_CLOEXEC is always added; `mode` counts only with O_CREAT or O_TMPFILE.
+    Raises OSError: EXDEV or ELOOP where the path would leave what `resolve` allows, EAGAIN where a rename raced a `..`
+    (try again), ENOSYS before Linux 5.6.
     """
     how = _OpenHow(flags | os.O_CLOEXEC, mode, resolve)
     size = ctypes.c_size_t(ctypes.sizeof(how))
@@ -112,6 +135,7 @@ def openat2(dirfd: int, path: str | bytes, flags: int, mode: int = 0, resolve: i
 
 def mount(source: str | bytes, target: str | bytes, type: str, flags: int = 0, data: str | bytes = "") -> None:
     """The system call: `flags` is an or of MS_...; `data` are the filesystem's own options, at most a page of them."""
+    sys.audit("intermodal.step", "mount")
     result = _libc.mount(
         os.fsencode(source),
         os.fsencode(target),
@@ -124,16 +148,25 @@ def mount(source: str | bytes, target: str | bytes, type: str, flags: int = 0, d
 
 def umount(target: str | bytes, flags: int = 0) -> None:
     """The system call: `flags` is an or of MNT_DETACH and UMOUNT_NOFOLLOW."""
+    sys.audit("intermodal.step", "umount")
     _check(_libc.umount2(os.fsencode(target), ctypes.c_int(flags)), target)
 
 
 def unshare(flags: int) -> None:
     """The system call: give the calling thread what the CLONE_... bits name as its own."""
+    sys.audit("intermodal.step", "unshare")
     _check(_libc.unshare(ctypes.c_int(flags)))
+
+
+def setns(fd: int, flags: int = 0) -> None:
+    """The system call: move the calling thread into the namespace, or into a pidfd's that the CLONE_... bits name."""
+    sys.audit("intermodal.step", "setns")
+    _check(_libc.setns(ctypes.c_int(fd), ctypes.c_int(flags)))
 
 
 def pivot_root(new_root: str | bytes, put_old: str | bytes) -> None:
     """The system call: make the mount point `new_root` the root, and move the old root to `put_old`; both may be `.`."""
+    sys.audit("intermodal.step", "pivot_root")
     _check(_libc.syscall(_SYS_PIVOT_ROOT[os.uname().machine], os.fsencode(new_root), os.fsencode(put_old)), new_root)
 
 
@@ -141,6 +174,14 @@ def prctl(option: int, argument: int = 0) -> int:
     """The system call with one argument; returns what it returns."""
     zero = ctypes.c_ulong(0)
     return _check(_libc.prctl(ctypes.c_int(option), ctypes.c_ulong(argument), zero, zero, zero))
+
+
+def capset(effective: int, permitted: int, inheritable: int) -> None:
+    """The system call for the calling thread: three sets, bit n for the capability of number n."""
+    header = (ctypes.c_uint32 * 2)(0x20080522, 0)  # _LINUX_CAPABILITY_VERSION_3, this thread
+    sets = (effective, permitted, inheritable)
+    data = (ctypes.c_uint32 * 6)(*(part & 0xFFFFFFFF for part in sets), *(part >> 32 for part in sets))
+    _check(_libc.capset(header, data))
 
 
 def syncfs(fd: int) -> None:
