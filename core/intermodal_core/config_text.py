@@ -1,0 +1,120 @@
+"""Config as text: every option with its documentation, and what is in force with its origins."""
+
+from __future__ import annotations
+
+import math
+import textwrap
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from intermodal_core.config import Common, Core
+from intermodal_core.config_lines import KeyPath, dotted
+from intermodal_core.config_types import documentation
+
+if TYPE_CHECKING:
+    from intermodal_core.config import Config
+
+__all__ = ["default_text", "dump", "toml"]
+
+WIDTH = 100
+
+
+def toml(value: Any) -> str:
+    """A value as TOML writes it in one line; tables inline."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, str):
+        return msgspec.json.encode(value).decode().replace("\x7f", "\\u007f")
+    if isinstance(value, float):
+        return (
+            ("nan" if math.isnan(value) else "inf" if value > 0 else "-inf")
+            if not math.isfinite(value)
+            else repr(value)
+        )
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(map(toml, value))}]"
+    if isinstance(value, Mapping):
+        inside = ", ".join(f"{dotted((key,))} = {toml(part)}" for key, part in value.items() if part is not None)
+        return f"{{ {inside} }}" if inside else "{}"
+    return value.isoformat() if hasattr(value, "isoformat") else str(value)
+
+
+def default_text(
+    core: Core,
+    instances: Iterable[tuple[str, str, type[msgspec.Struct]]],
+    tables: Mapping[str, type[msgspec.Struct]] | None = None,
+) -> str:
+    """A config file with every option at its default and its documentation; it reads back to the same values.
+
+    `instances` are (kind, name, config type); `tables` the structs of claimed top-level tables. An option without a
+    default is a comment.
+    """
+    lines = ["# The config of intermodald. Every option is here, with its default.", ""]
+    lines += _options(type(core), core)
+    lines += ["# Every [KIND.NAME] below also takes these:", "#"]
+    lines += [f"#   {line}".rstrip() for line in _options(Common, Common())]
+    for name, annotation in (tables or {}).items():
+        lines += ["", f"[{dotted((name,))}]", *_options(annotation)]
+    for kind, name, annotation in instances:
+        lines += ["", f"[{dotted((kind, name))}]", *_options(annotation)]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _options(annotation: type[msgspec.Struct], values: msgspec.Struct | None = None) -> list[str]:
+    lines: list[str] = []
+    for field in msgspec.structs.fields(annotation):
+        if values is not None:
+            value = getattr(values, field.name)
+        elif field.default_factory is not msgspec.NODEFAULT:
+            value = field.default_factory()
+        else:
+            value = field.default
+        lines += [f"# {line}" for line in textwrap.wrap(documentation(field.type), WIDTH)]
+        key = dotted((field.encode_name,))
+        if value is msgspec.NODEFAULT:
+            lines += [f"# {key} =    (required)", ""]
+        elif value is None:
+            lines += [f"# {key} =    (unset)", ""]
+        else:
+            lines += [f"{key} = {toml(msgspec.to_builtins(value))}", ""]
+    return lines
+
+
+def dump(config: Config, types: Mapping[tuple[str, str], type[Any]], with_origin: bool) -> str:
+    """The values of `config` in force; see `Config.dump`."""
+    lines: list[str] = []
+
+    def origin(path: KeyPath) -> str:
+        return f"  # {config.where(path)}" if with_origin else ""
+
+    def write(path: KeyPath, values: Mapping[str, Any], prefix: tuple[str, ...] = ()) -> None:
+        for key, value in values.items():
+            if isinstance(value, Mapping) and value:
+                if len(path) != 1:  # what is below a top-level table has a header of its own
+                    write((*path, key), value, (*prefix, key))
+            elif value is not None:
+                lines.append(f"{dotted((*prefix, key))} = {toml(value)}{origin((*path, key))}")
+
+    write((), msgspec.to_builtins(config.core))
+    for name, table in config.tables.items():
+        for path, part in [((name, n), part) for n, part in enumerate(table)] if isinstance(table, list) else []:
+            lines += [
+                "",
+                f"[[{dotted((name,))}]]{origin(path)}",
+                *(f"{dotted((k,))} = {toml(v)}" for k, v in part.items()),
+            ]
+        if isinstance(table, dict) and not all(isinstance(value, dict) for value in table.values()):
+            lines += ["", f"[{dotted((name,))}]"]
+            write((name,), table)
+    sections = {key: config.section(*key) for key in types} | dict(config.instances())
+    for (kind, name), section in sorted(sections.items()):
+        lines += ["", f"[{dotted((kind, name))}]"]
+        annotation = types.get((kind, name))
+        if annotation is None:
+            write((kind, name), section.options)
+        else:
+            write((kind, name), msgspec.to_builtins(section.common))
+            write((kind, name), msgspec.to_builtins(section.convert(annotation)))
+    return "\n".join(lines) + "\n"
