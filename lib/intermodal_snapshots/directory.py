@@ -128,7 +128,7 @@ class DirectorySnapshotter(ABC):
         """[S8]."""
         record = self._records.get(key)
         below = None
-        if parent is not None and parent != record.info.parent:
+        if parent and parent != record.info.parent:
             if not self.rebase:
                 raise Unimplemented(f"This snapshotter cannot rebase: prepare {key!r} on top of {parent!r} instead")
             below = self._records.parent_of(parent)

@@ -1,0 +1,43 @@
+"""native keeps the snapshotter contract, on a disk and in memory; and what its copies keep."""
+
+import logging
+import os
+from types import SimpleNamespace
+
+import pytest
+from intermodal_core.contracts.common import Mount
+from intermodal_core.testing.snapshotters import SnapshotterKit
+from intermodal_native.plugin import Config, plugin
+from intermodal_native.snapshotter import NativeSnapshotter
+from intermodal_snapshots.mounts import mount_all, unmount_all
+
+
+class TestOnDisk(SnapshotterKit):
+    capabilities = frozenset(plugin.capabilities)
+
+    @pytest.fixture
+    def factory(self):
+        return NativeSnapshotter
+
+
+class TestInMemory(SnapshotterKit):
+    capabilities = frozenset(plugin.capabilities)
+
+    @pytest.fixture
+    def place(self, tmp_path):
+        mount_all([Mount("tmpfs", "tmpfs", ("size=512m",))], tmp_path)
+        yield tmp_path
+        unmount_all(tmp_path)
+
+    @pytest.fixture
+    def factory(self):
+        return lambda root: NativeSnapshotter(root, sync_remove=True)
+
+
+def test_plugin_says_how_it_copies(tmp_path, caplog):
+    context = SimpleNamespace(root_dir=lambda: tmp_path, config=Config(), log=logging.getLogger("native"))
+    with caplog.at_level(logging.INFO):
+        snapshotter = plugin.factory(context)
+    assert ("reflinks)" if snapshotter.reflink else "full copies") in caplog.text
+    snapshotter.close()
+    assert sorted(os.listdir(tmp_path)) == ["records.db", "snapshots"]
