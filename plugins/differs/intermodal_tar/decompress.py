@@ -1,0 +1,215 @@
+"""From a layer's descriptor to the blocks of its tar archive, hashing both forms in the same pass.
+
+A helper thread reads, decompresses and hashes (all of that happens outside of the interpreter's lock), some blocks ahead
+of whoever consumes them. Gzip may have several members and zeros after the last (RFC 1952); zstd may have several frames
+and skippable ones (RFC 8878), so that eStargz and zstd:chunked layers are read as what they are.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import queue
+import threading
+import zlib
+from collections.abc import Iterator
+from typing import Final, Protocol
+
+import zstandard
+from intermodal_core.contracts.differs import Applied, ApplyLimits
+from intermodal_core.errors import IntermodalError, InvalidArgument, ResourceExhausted, from_os_error
+from isal import igzip, isal_zlib
+
+from intermodal_tar.zstd_frames import Frames
+
+__all__ = ["MEDIA_TYPES", "LayerStream", "compression_of"]
+
+#: What each media type promises; None where it cannot be trusted: Docker's tools have written the gzip type over plain
+#: and zstd data for years, so its magic tells, as in every peer.
+MEDIA_TYPES: Final[dict[str, str | None]] = {
+    "application/vnd.oci.image.layer.v1.tar": "plain",
+    "application/vnd.oci.image.layer.v1.tar+gzip": "gzip",
+    "application/vnd.oci.image.layer.v1.tar+zstd": "zstd",
+    "application/vnd.oci.image.layer.nondistributable.v1.tar": "plain",
+    "application/vnd.oci.image.layer.nondistributable.v1.tar+gzip": "gzip",
+    "application/vnd.oci.image.layer.nondistributable.v1.tar+zstd": "zstd",
+    "application/vnd.docker.image.rootfs.diff.tar": None,
+    "application/vnd.docker.image.rootfs.diff.tar.gzip": None,
+    "application/vnd.docker.image.rootfs.diff.tar.zstd": None,
+    "application/vnd.docker.image.rootfs.foreign.diff.tar": None,
+    "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip": None,
+}
+
+_GZIP: Final = b"\x1f\x8b\x08"
+_ZSTD: Final = b"\x28\xb5\x2f\xfd"
+_READ: Final = 1 << 18
+_BLOCK: Final = 1 << 20
+_AHEAD: Final = 4
+#: Below this an archive of nothing but zeros is no bomb, whatever its ratio.
+_RATIO_FROM: Final = 64 << 20
+
+
+class _Reads(Protocol):
+    def read(self, size: int = ..., /) -> bytes: ...
+
+
+def compression_of(media_type: str, magic: bytes) -> str:
+    """`plain`, `gzip` or `zstd`: by media type, verified by the stream's first four bytes. Raises InvalidArgument."""
+    found = "gzip" if magic[:3] == _GZIP else "zstd" if _is_zstd(magic) else "plain"
+    told = MEDIA_TYPES[media_type]
+    if told is None or told == found:
+        return found
+    raise InvalidArgument(
+        f"The layer's media type {media_type} says {told}, but its first bytes ({magic[:4].hex()}) are those of {found}; "
+        "the image is damaged or was pushed with the wrong media type"
+    )
+
+
+def _is_zstd(magic: bytes) -> bool:
+    # A skippable frame may come first: 0x184D2A5? in little endian.
+    return magic == _ZSTD or (len(magic) == 4 and magic[1:] == b"\x2a\x4d\x18" and magic[0] & 0xF0 == 0x50)
+
+
+class _Source:
+    """The descriptor as a file object, hashed as it is read."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+        self._ahead = b""
+        self._hash = hashlib.sha256()
+        self.size = 0
+        self.frames: Frames | None = None
+
+    def peek(self, size: int) -> bytes:
+        while len(self._ahead) < size and (more := os.read(self._fd, _READ)):
+            self._ahead += more
+        return self._ahead[:size]
+
+    def read(self, size: int = -1) -> bytes:
+        data, self._ahead = self._ahead, b""
+        if not data:
+            data = os.read(self._fd, _READ if size < 0 else size)
+        elif 0 <= size < len(data):
+            data, self._ahead = data[:size], data[size:]
+        self._hash.update(data)
+        self.size += len(data)
+        if self.frames is not None:
+            self.frames.feed(data)
+        return data
+
+    def readinto(self, buffer: bytearray | memoryview) -> int:
+        data = self.read(len(buffer))
+        buffer[: len(data)] = data
+        return len(data)
+
+    def digest(self) -> str:
+        return "sha256:" + self._hash.hexdigest()
+
+
+class LayerStream:
+    """Iterate once for the uncompressed blocks; then `applied()` tells the digests and sizes.
+
+    Raises InvalidArgument for what is truncated, damaged or not what its media type says, ResourceExhausted for more
+    than `limits.bytes` or a higher ratio than `limits.ratio`, and what from_os_error makes of a failed read.
+    """
+
+    def __init__(self, fd: int, media_type: str, limits: ApplyLimits) -> None:
+        self._source = _Source(fd)
+        self._media_type = media_type
+        self._limits = limits
+        self._hash = hashlib.sha256()
+        self._blocks: queue.Queue[bytes | Exception] = queue.Queue(_AHEAD)
+        self._closed = False
+        self.size = 0
+
+    def __iter__(self) -> Iterator[bytes]:
+        """The blocks, at most 1 MiB each. A consumer that leaves early ends the helper thread."""
+        thread = threading.Thread(target=self._produce, name="decompress", daemon=True)
+        thread.start()
+        try:
+            while True:
+                block = self._blocks.get()
+                if isinstance(block, Exception):
+                    raise block
+                if not block:
+                    return
+                yield block
+        finally:
+            self._closed = True
+            while thread.is_alive():
+                try:
+                    self._blocks.get_nowait()
+                except queue.Empty:
+                    thread.join(0.01)
+
+    def applied(self) -> Applied:
+        """The outcome, once all blocks were read."""
+        return Applied(
+            diff_id="sha256:" + self._hash.hexdigest(),
+            size=self.size,
+            source_digest=self._source.digest(),
+            source_size=self._source.size,
+        )
+
+    def _produce(self) -> None:
+        try:
+            reader = self._open()
+            while not self._closed:
+                block = reader.read(_BLOCK)
+                if block:
+                    self._hash.update(block)
+                    self.size += len(block)
+                    self._check_limits()
+                else:
+                    self._at_end()
+                self._blocks.put(block)
+                if not block:
+                    return
+        except Exception as error:
+            self._blocks.put(self._translated(error))
+
+    def _open(self) -> _Reads:
+        compression = compression_of(self._media_type, self._source.peek(4))
+        if compression == "gzip":
+            return igzip.IGzipFile(fileobj=self._source, mode="rb")  # type: ignore[call-arg, arg-type]
+        if compression == "zstd":
+            self._source.frames = Frames()
+            return zstandard.ZstdDecompressor().stream_reader(
+                self._source,  # type: ignore[arg-type]
+                read_size=_READ,
+                read_across_frames=True,
+                closefd=False,
+            )
+        return self._source
+
+    def _at_end(self) -> None:
+        while self._source.read(_READ):  # zeros that a decompressor left
+            pass
+        if self._source.frames is not None and not self._source.frames.complete:
+            raise EOFError
+
+    def _check_limits(self) -> None:
+        limits = self._limits
+        if self.size > limits.bytes:
+            raise ResourceExhausted(
+                f"The layer unpacks to more than {limits.bytes} bytes, the limit of this differ; raise it if that is right"
+            )
+        if self.size > _RATIO_FROM and self.size > limits.ratio * self._source.size:
+            raise ResourceExhausted(
+                f"The layer unpacks to {self.size} bytes from {self._source.size}, more than {limits.ratio} times its size"
+                ", the limit of this differ; raise it if that is right"
+            )
+
+    def _translated(self, error: Exception) -> Exception:
+        if isinstance(error, IntermodalError):
+            return error
+        where = f"at offset {self.size} of its contents, {self._source.size} of the compressed layer"
+        if isinstance(error, EOFError):
+            return InvalidArgument(f"The compressed layer is truncated: it ends {where}")
+        if isinstance(error, igzip.BadGzipFile | zlib.error | isal_zlib.error | zstandard.ZstdError | ValueError):
+            return InvalidArgument(f"The compressed layer is damaged {where}: {error}")
+        if isinstance(error, OSError):
+            return from_os_error(error, "read the layer")
+        if isinstance(error, MemoryError):
+            return ResourceExhausted(f"The layer needs more memory than its worker may use, {where}")
+        return error
