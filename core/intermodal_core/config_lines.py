@@ -11,10 +11,15 @@ from typing import Any
 
 import msgspec
 
-__all__ = ["KeyPath", "dotted", "line_of"]
+__all__ = ["KeyPath", "dotted", "line_of", "quoted"]
 
 #: Keys and list indexes, from the top.
 KeyPath = tuple[str | int, ...]
+
+
+def quoted(text: str) -> str:
+    """`text` as a TOML string in one line."""
+    return msgspec.json.encode(text).decode().replace("\x7f", "\\u007f")
 
 
 def dotted(path: KeyPath) -> str:
@@ -25,7 +30,7 @@ def dotted(path: KeyPath) -> str:
             text += f"[{part}]"
         else:
             bare = part and part.isascii() and part.replace("-", "_").replace("_", "a").isalnum()
-            text += ("." if text else "") + (part if bare else msgspec.json.encode(part).decode())
+            text += ("." if text else "") + (part if bare else quoted(part))
     return text
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from intermodal_core.config import Common, Core
-from intermodal_core.config_lines import KeyPath, dotted
+from intermodal_core.config_lines import KeyPath, dotted, quoted
 from intermodal_core.config_types import documentation
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ def toml(value: Any) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, str):
-        return msgspec.json.encode(value).decode().replace("\x7f", "\\u007f")
+        return quoted(value)
     if isinstance(value, float):
         return (
             ("nan" if math.isnan(value) else "inf" if value > 0 else "-inf")
@@ -71,7 +71,8 @@ def _options(annotation: type[msgspec.Struct], values: msgspec.Struct | None = N
             value = field.default_factory()
         else:
             value = field.default
-        lines += [f"# {line}" for line in textwrap.wrap(documentation(field.type), WIDTH)]
+        text = "".join(char if char.isprintable() else " " for char in documentation(field.type))
+        lines += [f"# {line}" for line in textwrap.wrap(text, WIDTH)]
         key = dotted((field.encode_name,))
         if value is msgspec.NODEFAULT:
             lines += [f"# {key} =    (required)", ""]
