@@ -40,13 +40,13 @@ class Ingest:
             directory.mkdir(mode=0o700, exist_ok=True)
             step("ingest-data")
             self._descriptor = os.open(directory / "data", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        except OSError:
+        except BaseException:
             self._forget_new()
             raise
         try:
             self._rehash(os.fstat(self._descriptor).st_size)
             self._record()
-        except OSError:
+        except BaseException:
             self.close()
             self._forget_new()
             raise

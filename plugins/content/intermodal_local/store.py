@@ -232,7 +232,10 @@ class Store:
 
     def _directory(self, ref: str) -> Path:
         # A ref is any text, longer than a file name may be.
-        return self._ingests / hashlib.sha256(ref.encode("utf-8", "surrogatepass")).hexdigest()
+        try:
+            return self._ingests / hashlib.sha256(ref.encode()).hexdigest()
+        except UnicodeEncodeError:
+            raise InvalidArgument(f"the ref {ref!r} is no text; use whole Unicode characters") from None
 
     def _writer(self, ref: str) -> Ingest:
         ingest = self._open.get(ref)

@@ -111,7 +111,11 @@ class Writing(Reading):
         layout = self._layout(table)
         if not isinstance(record, table.record):
             raise InvalidArgument(f"table {table.name} takes {table.record.__name__}, not {type(record).__name__}")
-        self._execute(layout.put_sql, (*layout.values(record), _encode(record)))
+        try:
+            data = _encode(record)
+        except (OverflowError, UnicodeEncodeError, TypeError) as error:
+            raise InvalidArgument(f"table {table.name}: the record cannot be encoded: {error}") from None
+        self._execute(layout.put_sql, (*layout.values(record), data))
 
     def delete(self, table: Table[R], *key: Value) -> bool:
         """[M3]."""
