@@ -172,6 +172,11 @@ class Config:
             if isinstance(options, dict)
         }
 
+    @property
+    def source(self) -> str:
+        """The main file; empty where there was none."""
+        return next(iter(self._sources.texts), "")
+
     def instances(self) -> Mapping[tuple[str, str], Section]:
         """Every `[KIND.NAME]` of the file, by kind and name. The caller picks those whose KIND is a kind."""
         return self._instances
@@ -188,18 +193,21 @@ class Config:
         empty: Any = [] if getattr(annotation, "__origin__", annotation) is list else {}
         return self._typed(self.tables.get(name, empty), annotation, (name,))
 
-    def check_names(self, known: Mapping[str, Collection[str]], tables: Collection[str] = ()) -> None:
+    def check_names(self, known: Mapping[str, Collection[str]], tables: Collection[str] | None = None) -> None:
         """Check every table's name against the kinds with their installed plugin ids, and against the claimed `tables`.
 
+        Which tables are claimed is known once plugins are loaded; without `tables` only sections of kinds are checked.
         Raises InvalidArgument for the first that is neither a kind nor claimed, or names a plugin that is not installed.
         """
         from intermodal_core.config_types import nearest
 
         for key, table in self.tables.items():
-            if key in tables:
+            if key in (tables or ()) or (tables is None and key not in known):
                 continue
             if key not in known:
-                self._unknown((key,), f'no plugin kind or table is called "{key}"; {nearest(key, {*known, *tables})}')
+                self._unknown(
+                    (key,), f'no plugin kind or table is called "{key}"; {nearest(key, {*known, *(tables or ())})}'
+                )
                 continue
             for name, options in table.items() if isinstance(table, dict) else [("", table)]:
                 path = (key, name) if name else (key,)

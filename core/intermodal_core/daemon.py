@@ -93,6 +93,7 @@ class Daemon:
         registry.exit_idle = self.exit_idle
         try:
             await registry.start()
+            self.config.check_names(registry.names(), registry.tables())
             gc.collect()
             gc.freeze()
             self._announce()

@@ -36,6 +36,8 @@ class Plugin(Generic[C]):
     `requires` names what must be ready first: a kind (`"metadata"`: the chosen one; of a kind with many in use, all that
     are enabled) or one instance (`"managers.store"`). `forked` names modules that the spawner loads, since
     functions of them are to be forked. `contract` is the version of the kind's contract that the plugin was written for.
+    `tables` claims top-level tables of the config by name, with their types (a struct, or a list of them for `[[NAME]]`),
+    which the plugin reads with `registry.config.table(name, type)`.
     """
 
     factory: Callable[[Context[C]], Any]
@@ -45,6 +47,7 @@ class Plugin(Generic[C]):
     contract: int = 1
     capabilities: tuple[str, ...] = ()
     exports: Mapping[str, str] = field(default_factory=dict)
+    tables: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

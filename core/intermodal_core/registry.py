@@ -87,7 +87,8 @@ class Registry:
         for point in found:
             if point.group in self.kinds:
                 offers.setdefault((point.group, point.name), []).append(point)
-        sections = self.config.instances()
+        self._installed = {kind: {name for group, name in offers if group == kind} for kind in self.kinds}
+        sections = {key: section for key, section in self.config.instances().items() if key[0] in self.kinds}
         instances = {key: key[1] for key in offers}
         instances.update({key: section.common.plugin or key[1] for key, section in sections.items()})
         for (kind, name), plugin_id in sorted(instances.items()):
@@ -142,11 +143,11 @@ class Registry:
 
     def names(self) -> dict[str, set[str]]:
         """The plugin ids installed, by kind."""
-        names: dict[str, set[str]] = {kind: set() for kind in self.kinds}
-        for record in self._records.values():
-            if record.found is not None:
-                names[record.kind].add(record.plugin_id)
-        return names
+        return self._installed
+
+    def tables(self) -> set[str]:
+        """The top-level tables of the config that plugins made ready, or tried, claim."""
+        return {name for record in self._records.values() if record.plugin for name in record.plugin.tables}
 
     def chosen(self, kind: str) -> Record:
         """The one instance of a kind of which exactly one is in use.
