@@ -11,7 +11,6 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 from intermodal_core import __version__, discovery
@@ -89,14 +88,14 @@ class Daemon:
         events = EventBus(Path(core.root) / "events")
         registry = Registry(*self._discover(), self.config, events, spawner)
         self.config.check_names(registry.names())
-        registry.on_idle = stop.set
-        registry.exit_idle = self.exit_idle
         try:
             await registry.start()
             self.config.check_names(registry.names(), registry.tables())
             gc.collect()
             gc.freeze()
             self._announce()
+            if self.exit_idle:
+                registry.idle.watch(self.exit_idle, stop.set)
             await stop.wait()
             log.info("stopping")
             _notify("STOPPING=1")
@@ -111,19 +110,22 @@ class Daemon:
         return found, kinds
 
     def _lock(self, directory: Path, what: str) -> None:
-        """Hold DIRECTORY/lock for the life of the process; a second daemon is told who holds it."""
+        """Hold DIRECTORY/lock for the life of the process; a second daemon is told who holds it.
+
+        The file says the holder's pid and its main socket, a line each.
+        """
         directory.mkdir(mode=0o711, parents=True, exist_ok=True)
         fd = os.open(directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            holder = os.pread(fd, 32, 0).decode(errors="replace").strip() or "unknown"
+            holder = os.pread(fd, 32, 0).decode(errors="replace").partition("\n")[0] or "unknown"
             os.close(fd)
             raise FailedPrecondition(
                 f"another intermodald (pid {holder}) uses the {what} {directory}: stop it, or give this one its own --root and --state"
             ) from None
         os.ftruncate(fd, 0)
-        os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
+        os.pwrite(fd, f"{os.getpid()}\n{self.config.core.address}\n".encode(), 0)
         self._locks.append(fd)
 
     def _announce(self) -> None:
@@ -142,10 +144,6 @@ def _notify(message: str) -> None:
             notify.send(message.encode())
         except OSError as error:
             log.warning("sd_notify to %s: %s", address, error)
-
-
-#: What a plugin calls to say that it is busy or idle.
-Idle = Callable[[], None]
 
 
 if __name__ == "__main__":

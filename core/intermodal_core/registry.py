@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from intermodal_core.calls import Guard, Pool
 from intermodal_core.discovery import Found
 from intermodal_core.errors import FailedPrecondition, IntermodalError, NotFound, PluginSkipped
+from intermodal_core.idle import Idle
 from intermodal_core.kinds import Kind
 from intermodal_core.loading import LoadError, Marker, construct, import_plugin
 from intermodal_core.plugin import Context, Plugin
@@ -72,6 +73,7 @@ class Registry:
         self.config = config
         self.events = events
         self.spawner = spawner
+        self.idle = Idle()
         self._core = config.core
         self._state = Path(config.core.state)
         self._marker = Marker(self._state / "initialising")

@@ -24,6 +24,9 @@ __all__ = [
     "CLONE_NEWPID",
     "CLONE_NEWUSER",
     "CLONE_NEWUTS",
+    "IN_CREATE",
+    "IN_MODIFY",
+    "IN_MOVED_TO",
     "MNT_DETACH",
     "MS_BIND",
     "MS_DIRSYNC",
@@ -55,6 +58,7 @@ __all__ = [
     "RESOLVE_NO_XDEV",
     "UMOUNT_NOFOLLOW",
     "capset",
+    "inotify",
     "mount",
     "openat2",
     "pivot_root",
@@ -101,6 +105,10 @@ MS_RELATIME: Final = 1 << 21
 MS_STRICTATIME: Final = 1 << 24
 MNT_DETACH: Final = 2
 UMOUNT_NOFOLLOW: Final = 8
+
+IN_MODIFY: Final = 0x002
+IN_MOVED_TO: Final = 0x080
+IN_CREATE: Final = 0x100
 
 PR_SET_PDEATHSIG: Final = 1
 PR_CAPBSET_DROP: Final = 24
@@ -187,6 +195,20 @@ def capset(effective: int, permitted: int, inheritable: int) -> None:
 def syncfs(fd: int) -> None:
     """The system call: write the filesystem that holds `fd` to its disk."""
     _check(_libc.syncfs(ctypes.c_int(fd)))
+
+
+def inotify(path: str | bytes, mask: int) -> int:
+    """A new inotify descriptor (close-on-exec, not blocking) that watches `path`; `mask` is an or of IN_...
+
+    Raises OSError: ENOENT, EMFILE past `fs.inotify.max_user_instances`, ENOSPC past `max_user_watches`.
+    """
+    fd = _check(_libc.inotify_init1(os.O_CLOEXEC | os.O_NONBLOCK), path)
+    try:
+        _check(_libc.inotify_add_watch(ctypes.c_int(fd), os.fsencode(path), ctypes.c_uint32(mask)), path)
+    except OSError:
+        os.close(fd)
+        raise
+    return fd
 
 
 def _check(result: int, path: str | bytes | None = None) -> int:

@@ -1,0 +1,287 @@
+"""The methods of the control protocol: each checks its parameters and calls a manager. See docs/control-protocol.md."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import msgspec
+from intermodal_core import __version__
+from intermodal_core.contracts.managers.images import FromRootfs, Images
+from intermodal_core.contracts.managers.tasks import Composite, ExecOptions, RunOptions, Tasks
+from intermodal_core.errors import InvalidArgument, NotFound
+from intermodal_core.events import EventBus
+from intermodal_core.registry import Registry
+
+from intermodal_control.logs import send_logs
+from intermodal_control.processes import follow, stdio
+from intermodal_control.server import Call, Method
+
+__all__ = ["Methods"]
+
+
+class Params(msgspec.Struct, forbid_unknown_fields=True):
+    """Parameters of a call; one that is not known is refused."""
+
+
+class Nothing(Params):
+    """No parameters."""
+
+
+class ImportImages(Params):
+    """`images.import`: an archive comes as a descriptor. `unpack`: a snapshotter, "" the default, null none."""
+
+    names: tuple[str, ...] = ()
+    platform: str = ""
+    unpack: str | None = ""
+
+
+class NamedImage(Params):
+    """`images.remove`."""
+
+    image: str
+
+
+class RunContainer(Params):
+    """`containers.run`; with descriptors in the foreground."""
+
+    options: RunOptions
+    timings: bool = False
+
+
+class CreateContainer(Params):
+    """`containers.create`."""
+
+    options: RunOptions
+
+
+class NamedContainer(Params):
+    """A container by id or the first characters of one."""
+
+    container: str
+
+
+class StartContainer(NamedContainer):
+    """`containers.start`; with descriptors in the foreground."""
+
+    interactive: bool = False
+    timings: bool = False
+
+
+class ExecContainer(NamedContainer):
+    """`containers.exec`; with descriptors in the foreground."""
+
+    options: ExecOptions
+
+
+class ListContainers(Params):
+    """`containers.list`: those that run, or all."""
+
+    all: bool = False
+
+
+class KillContainer(NamedContainer):
+    """`containers.kill`."""
+
+    signal: int
+    all: bool = False
+
+
+class StopContainer(NamedContainer):
+    """`containers.stop`; seconds."""
+
+    timeout: float = 10.0
+
+
+class RemoveContainer(NamedContainer):
+    """`containers.remove`."""
+
+    force: bool = False
+
+
+class ReadLogs(NamedContainer):
+    """`containers.logs`."""
+
+    follow: bool = False
+
+
+class Subscribe(Params):
+    """`events.subscribe`: those that match a filter, after the sequence number `since`."""
+
+    filters: tuple[str, ...] = ()
+    since: int | None = None
+    all_namespaces: bool = False
+
+
+class Methods:
+    """The managers, and `table`: method name to what answers it."""
+
+    def __init__(self, images: Images, tasks: Tasks, containers: Composite, events: EventBus, registry: Registry):
+        self._images = images
+        self._tasks = tasks
+        self._containers = containers
+        self._events = events
+        self._registry = registry
+
+    def table(self) -> dict[str, Method]:
+        """The rows. `cancel`: the client's closing ends it; whatever else has begun goes on without the client."""
+        return {
+            "version": Method(self._version),
+            "plugins.list": Method(self._plugins),
+            "images.import": Method(self._import, cancel=True),
+            "images.from_rootfs": Method(self._from_rootfs, cancel=True),
+            "images.list": Method(self._list_images, cancel=True),
+            "images.remove": Method(self._remove_image),
+            "containers.run": Method(self._run, cancel=True),  # until the process has started
+            "containers.create": Method(self._create, cancel=True),
+            "containers.start": Method(self._start),
+            "containers.exec": Method(self._exec),
+            "containers.list": Method(self._list_containers, cancel=True),
+            "containers.get": Method(self._on(self._containers.get), cancel=True),
+            "containers.inspect": Method(self._on(self._containers.inspect), cancel=True),
+            "containers.logs": Method(self._logs, cancel=True),
+            "containers.wait": Method(self._wait, cancel=True),
+            "containers.pause": Method(self._on(self._containers.pause)),
+            "containers.resume": Method(self._on(self._containers.resume)),
+            "containers.kill": Method(self._kill),
+            "containers.stop": Method(self._stop),
+            "containers.remove": Method(self._remove),
+            "events.subscribe": Method(self._subscribe, cancel=True),
+        }
+
+    # The daemon.
+
+    async def _version(self, call: Call) -> Any:
+        call.params(Nothing)
+        core = self._registry.config.core
+        return {
+            "version": __version__,
+            "pid": os.getpid(),
+            "address": core.address,
+            "root": core.root,
+            "state": core.state,
+        }
+
+    async def _plugins(self, call: Call) -> Any:
+        call.params(Nothing)
+        return [
+            {
+                "kind": record.kind,
+                "name": record.name,
+                "plugin": record.plugin_id,
+                "state": record.state,
+                "code": record.code,
+                "reason": record.reason,
+                "remedy": record.remedy,
+                "distribution": record.found.distribution if record.found else "",
+                "capabilities": record.plugin.capabilities if record.plugin else (),
+                "seconds": round(record.seconds, 4),
+            }
+            for record in self._registry.records()
+        ]
+
+    async def _subscribe(self, call: Call) -> None:
+        from intermodal_control.decoding import decoded
+
+        params = call.params(Subscribe)
+        async with self._events.subscribe(list(params.filters), since=params.since) as subscription:
+            await call.event({"subscribed": True})
+            async for event in subscription:
+                if params.all_namespaces or event.namespace == call.scope.namespace:
+                    await call.event(
+                        {
+                            "sequence": event.sequence,
+                            "timestamp": event.timestamp,
+                            "namespace": event.namespace,
+                            "topic": event.topic,
+                            "type": event.type_url,
+                            "fields": decoded(event.type_url, event.data),
+                        }
+                    )
+
+    # Images.
+
+    async def _import(self, call: Call) -> Any:
+        params = call.params(ImportImages)
+        if len(call.descriptors) != 1:
+            raise InvalidArgument("images.import takes one descriptor, of the archive")
+        async with call.progress() as report:
+            return await self._images.import_archive(
+                call.scope,
+                call.descriptors[0],
+                names=params.names,
+                platform=params.platform,
+                unpack=params.unpack,
+                report=report,
+            )
+
+    async def _from_rootfs(self, call: Call) -> Any:
+        request = call.params(FromRootfs)
+        async with call.progress() as report:
+            return await self._images.from_rootfs(call.scope, request, report=report)
+
+    async def _list_images(self, call: Call) -> Any:
+        call.params(Nothing)
+        return await self._images.select(call.scope)
+
+    async def _remove_image(self, call: Call) -> Any:
+        return await self._images.remove(call.scope, call.params(NamedImage).image)
+
+    # Containers.
+
+    async def _run(self, call: Call) -> Any:
+        params = call.params(RunContainer)
+        process = await self._containers.run(call.scope, params.options, stdio(call, params.options.interactive))
+        return await follow(call, process, self._containers, params.timings)
+
+    async def _create(self, call: Call) -> Any:
+        container = await self._containers.create(call.scope, call.params(CreateContainer).options)
+        return {"container": container.id}
+
+    async def _start(self, call: Call) -> Any:
+        params = call.params(StartContainer)
+        process = await self._containers.start(call.scope, params.container, stdio(call, params.interactive))
+        return await follow(call, process, self._containers, params.timings)
+
+    async def _exec(self, call: Call) -> Any:
+        params = call.params(ExecContainer)
+        streams = stdio(call, params.options.interactive)
+        process = await self._containers.exec(call.scope, params.container, params.options, streams)
+        return await follow(call, process, self._containers)
+
+    async def _list_containers(self, call: Call) -> Any:
+        return await self._containers.select(call.scope, all=call.params(ListContainers).all)
+
+    async def _logs(self, call: Call) -> None:
+        params = call.params(ReadLogs)
+        await send_logs(call, params.container, params.follow, self._containers, self._tasks)
+
+    async def _wait(self, call: Call) -> Any:
+        view = await self._containers.get(call.scope, call.params(NamedContainer).container)
+        if view.status == "stopped":
+            return {"status": view.exit_code}
+        try:
+            return {"status": (await self._tasks.wait(call.scope, view.id)).status}
+        except NotFound:  # it ended between the two calls
+            return {"status": (await self._containers.get(call.scope, view.id)).exit_code}
+
+    async def _kill(self, call: Call) -> None:
+        params = call.params(KillContainer)
+        await self._containers.kill(call.scope, params.container, params.signal, params.all)
+
+    async def _stop(self, call: Call) -> Any:
+        params = call.params(StopContainer)
+        return {"status": await self._containers.stop(call.scope, params.container, params.timeout)}
+
+    async def _remove(self, call: Call) -> None:
+        params = call.params(RemoveContainer)
+        await self._containers.remove(call.scope, params.container, params.force)
+
+    def _on(self, verb: Callable[..., Awaitable[Any]]) -> Callable[[Call], Awaitable[Any]]:
+        """A method that takes the container alone."""
+
+        async def run(call: Call) -> Any:
+            return await verb(call.scope, call.params(NamedContainer).container)
+
+        return run

@@ -1,0 +1,35 @@
+"""The adapter: `services.control`, the socket of `imod`, beside the daemon's main one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from intermodal_core.plugin import Context, NoConfig, Plugin
+
+from intermodal_control.methods import Methods
+from intermodal_control.server import Server
+
+__all__ = ["ControlService", "plugin"]
+
+
+class ControlService:
+    """The server's life within the daemon's."""
+
+    def __init__(self, context: Context[NoConfig]) -> None:
+        tasks = context.get("managers", "tasks")
+        methods = Methods(context.get("managers", "images"), tasks, tasks.composite, context.events, context.registry)
+        self._server = Server(methods.table(), context.registry.idle.busy)
+        self._address = Path(f"{context.address}.control")
+        self._core = context.registry.config.core
+
+    async def start(self) -> None:
+        """Serve on ADDRESS.control."""
+        core = self._core
+        self._server.listen(self._address, int(core.socket_mode, 8), core.socket_owner, core.socket_group)
+
+    async def stop(self) -> None:
+        """Let go of the socket."""
+        await self._server.close()
+
+
+plugin = Plugin(factory=ControlService, requires=("managers.store", "managers.images", "managers.tasks"))
