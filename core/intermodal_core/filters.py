@@ -10,8 +10,8 @@ r"""The filter grammar of containerd's API: which items of a list, which events 
 
 Several filters match what any of them matches; no filter at all, or an empty one, matches everything. An absent field
 is an empty text to `!=` and `~=` (`a!=b` holds without an `a`), and never equal. Public source followed: containerd's
-package `filters`. White space may stand between any two parts, and a malformed regular expression is refused, where the
-peer would let it match nothing.
+package `filters`; two things differ: white space may stand between any two parts, and a malformed regular expression is
+refused, where the peer lets it match nothing.
 """
 
 from __future__ import annotations
@@ -172,8 +172,8 @@ def resolver_of(item: Any) -> Resolver:
     """A resolver over nested mappings, msgspec structs and dataclasses.
 
     A field of the item itself or of a struct is present where it is not empty; a key of a mapping inside, where it is
-    there at all. Keys may contain dots: `labels.a.b` finds the key `a.b` of `labels`. Numbers and flags give their text
-    (`true`, `false`), lists their parts joined by commas.
+    there at all; a mapping itself never is. Keys may contain dots: `labels.a.b` finds the key `a.b` of `labels`.
+    Numbers and flags give their text (`true`, `false`), lists their parts joined by commas.
     """
 
     def resolve(path: tuple[str, ...]) -> tuple[str, bool]:
@@ -198,10 +198,8 @@ def _lookup(item: Any, path: tuple[str, ...], depth: int, keyed: bool = False) -
 
 
 def _text_of(value: Any, keyed: bool) -> tuple[str, bool]:
-    if value is None:
+    if value is None or isinstance(value, Mapping):
         return "", False
-    if isinstance(value, Mapping):
-        return "", bool(value)
     if isinstance(value, bool):
         return ("true" if value else "false"), True
     if isinstance(value, list | tuple | set | frozenset):

@@ -125,7 +125,7 @@ def test_resolver_reads_structs_dataclasses_and_plain_values() -> None:
     assert resolve(("inner", "on")) == ("true", True)
     assert resolve(("labels", "x", "y/z")) == ("1", True)
     assert resolve(("labels", "empty")) == ("", True)
-    assert resolve(("labels",)) == ("", True)
+    assert resolve(("labels",)) == ("", False)
     assert resolve(("note",)) == ("", False)
     assert resolve(("inner", "__class__")) == ("", False)
     assert resolver_of({"name": ""})(("name",)) == ("", False)
