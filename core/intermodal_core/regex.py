@@ -22,7 +22,7 @@ __all__ = ["compile_regex"]
 MAX_STEPS = 3_000
 MAX_REPEAT = 1_000
 MAX_DEPTH = 100
-MAX_CACHED = 2_000  # transitions kept before the memory of them is dropped
+MAX_CACHED = 50_000  # members of remembered state sets, a few megabytes, before all are forgotten
 
 _CLASSES = {
     "d": "0-9",
@@ -125,7 +125,7 @@ class _Parser:
             atom = self.atom()
             if atom is not None:
                 parts.append(self.repeated(atom, start))
-        return _Cat(parts)
+        return parts[0] if len(parts) == 1 else _Cat(parts)
 
     def repeated(self, atom: _Node, start: int) -> _Node:
         bounds = self.bounds()
@@ -356,7 +356,7 @@ def compile_regex(pattern: str) -> Callable[[str], bool]:
                 onward = known[char]
             except KeyError:
                 onward = advance(waiting, before, char)
-                kept += 1
+                kept += 1 + len(onward or ())
                 if kept > MAX_CACHED:
                     memory.clear()
                     kept = 0

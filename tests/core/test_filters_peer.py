@@ -56,7 +56,6 @@ SAME = [
         "1==a",
         "labels.foo.",
         "labels..foo",
-        "a-b==c",
     ),
     *('labels."foo"=="true",id==a', "id\t==\ta", "\nid==a", "id~=a.*.*.*", "id~=(?s).", "labels.nope~=^$", "id==a=b"),
     *("labels.nope~=.*", "id==a~", "id~==a", "id~=!a", "id==~a", "labels.foo==tr\u200bue", 'id=="\\""', "id==a|b"),
