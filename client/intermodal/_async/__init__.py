@@ -1,0 +1,1 @@
+"""The client's implementation, written once: tools/generate-sync makes `_sync` of it."""

@@ -1,0 +1,56 @@
+"""Namespaces: `client.namespaces`."""
+
+from collections.abc import Mapping, Sequence
+
+from google.protobuf.field_mask_pb2 import FieldMask
+from intermodal_api.containerd.services import namespaces_pb2
+from intermodal_core.errors import NotFound
+
+from intermodal import _api
+from intermodal._async.channel import AsyncChannel
+from intermodal._models import Namespace
+
+
+class AsyncNamespaces:
+    """The daemon's namespaces."""
+
+    def __init__(self, channel: AsyncChannel) -> None:
+        self._channel = channel
+
+    async def list(self) -> Sequence[Namespace]:
+        """All of them, by name."""
+        answer = await self._channel.call(_api.NAMESPACE_LIST, namespaces_pb2.ListNamespacesRequest())
+        return sorted((_namespace(each) for each in answer.namespaces), key=lambda each: each.name)
+
+    async def get(self, name: str) -> Namespace:
+        """The one called `name`. Raises NotFound."""
+        request = namespaces_pb2.GetNamespaceRequest(name=name)
+        return _namespace((await self._channel.call(_api.NAMESPACE_GET, request)).namespace)
+
+    async def exists(self, name: str) -> bool:
+        """Whether there is one called `name`."""
+        try:
+            await self.get(name)
+        except NotFound:
+            return False
+        return True
+
+    async def create(self, name: str, labels: Mapping[str, str] | None = None) -> Namespace:
+        """Make one. Raises AlreadyExists."""
+        request = namespaces_pb2.CreateNamespaceRequest(namespace=namespaces_pb2.Namespace(name=name, labels=labels))
+        return _namespace((await self._channel.call(_api.NAMESPACE_CREATE, request)).namespace)
+
+    async def set_labels(self, name: str, labels: Mapping[str, str]) -> Namespace:
+        """Set these labels and keep its others; an empty value removes one."""
+        mask = FieldMask(paths=[f"labels.{key}" for key in labels])
+        namespace = namespaces_pb2.Namespace(name=name, labels=labels)
+        request = namespaces_pb2.UpdateNamespaceRequest(namespace=namespace, update_mask=mask)
+        return _namespace((await self._channel.call(_api.NAMESPACE_UPDATE, request)).namespace)
+
+    async def delete(self, name: str) -> None:
+        """Remove an empty one. Raises FailedPrecondition while it holds anything, NotFound."""
+        await self._channel.call(_api.NAMESPACE_DELETE, namespaces_pb2.DeleteNamespaceRequest(name=name))
+
+
+def _namespace(message: namespaces_pb2.Namespace) -> Namespace:
+    return Namespace(message.name, dict(message.labels))
