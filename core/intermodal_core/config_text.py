@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import textwrap
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args, get_origin
 
 import msgspec
 
@@ -44,19 +44,23 @@ def toml(value: Any) -> str:
 def default_text(
     core: Core,
     instances: Iterable[tuple[str, str, type[msgspec.Struct]]],
-    tables: Mapping[str, type[msgspec.Struct]] | None = None,
+    tables: Mapping[str, Any] | None = None,
 ) -> str:
     """A config file with every option at its default and its documentation; it reads back to the same values.
 
-    `instances` are (kind, name, config type); `tables` the structs of claimed top-level tables. An option without a
-    default is a comment.
+    `instances` are (kind, name, config type); `tables` the types of claimed top-level tables. An option without a
+    default is a comment, and so is an entry of a list of tables.
     """
     lines = ["# The config of intermodald. Every option is here, with its default.", ""]
     lines += _options(type(core), core)
     lines += ["# Every [KIND.NAME] below also takes these:", "#"]
     lines += [f"#   {line}".rstrip() for line in _options(Common, Common())]
     for name, annotation in (tables or {}).items():
-        lines += ["", f"[{dotted((name,))}]", *_options(annotation)]
+        if get_origin(annotation) is list:  # none is the default: one is shown as a comment
+            entry = ["", f"[[{dotted((name,))}]]", *_options(get_args(annotation)[0])]
+            lines += ["", "# Any number of these, in order:", *(f"# {line}".rstrip() for line in entry)]
+        else:
+            lines += ["", f"[{dotted((name,))}]", *_options(annotation)]
     for kind, name, annotation in instances:
         lines += ["", f"[{dotted((kind, name))}]", *_options(annotation)]
     return "\n".join(lines).rstrip() + "\n"

@@ -173,6 +173,11 @@ def test_imports_that_match_nothing(write: Write) -> None:
     assert refused(lambda: load(path)) == f"{path}:2: imports: expected list, got whole number (3)"
 
 
+def test_what_is_nested_too_deeply_for_the_reader(write: Write) -> None:
+    path = write("version = 1\nx = " + "[" * 5000 + "]" * 5000)
+    assert refused(lambda: load(path)) == f"{path}: tables or lists are nested too deeply"
+
+
 def test_imports_in_a_circle(write: Write) -> None:
     main = write('version = 1\nimports = ["b.toml"]\n', "a.toml")
     other = write('imports = ["a.toml"]\n', "b.toml")
@@ -433,7 +438,11 @@ def test_the_written_default_reads_back_to_the_same(
 
 
 def test_the_written_default_documents_every_option(write: Write) -> None:
-    text = default_text(Core(root="/r"), [("runtimes", "runc", Options), ("services", "x", Strict)], {"defaults": Rule})
+    text = default_text(
+        Core(root="/r"),
+        [("runtimes", "runc", Options), ("services", "x", Strict)],
+        {"defaults": Rule, "rules": list[Rule]},
+    )
     for field in msgspec.structs.fields(Core):
         assert f"\n{field.name} = " in text
     assert 'root = "/r"' in text
@@ -442,6 +451,10 @@ def test_the_written_default_documents_every_option(write: Write) -> None:
     assert "\n# needed =    (required)\n" in text
     assert "\n# note =    (unset)\n" in text
     assert "[defaults]\nimage" in text
+    assert '# [[rules]]\n# image = "*"\n' in text
+    assert tomllib.loads(text[text.index("# [[rules]]") :].replace("# ", "").split("\n\n[")[0]) == {
+        "rules": [{"image": "*", "force": False}]
+    }
     assert max(map(len, text.splitlines())) <= 120
     config = load(write(text))
     assert config.section("runtimes", "runc").convert(Options) == Options()

@@ -279,3 +279,38 @@ def test_a_hook_that_nobody_stated_is_a_defect(hooks: Hooks) -> None:
     hooks.register("p", plugin(adjust=lambda who: None))
     with pytest.raises(Internal, match="without who"):
         asyncio.run(hooks.change("adjust", Value()))
+
+
+def test_specs_that_an_earlier_implementation_does_not_fit_are_refused() -> None:
+    hooks = Hooks()
+    hooks.register("early", plugin(told=lambda color: None))
+    with pytest.raises(InvalidArgument, match="hooks of .*color"):
+        hooks.add_specs(Specs)
+    hooks.close()
+
+
+def test_what_cannot_be_encoded_is_copied_as_it_is(hooks: Hooks) -> None:
+    class Odd(msgspec.Struct):
+        parts: list[str]
+        other: Any
+
+    hooks.register("p", adder("x"))
+    value = Odd([], range(3))
+    assert change(hooks, value) == Odd(["x"], range(3))
+    assert value.parts == []
+
+
+def test_a_plugin_taken_out_during_the_call_is_left_out(hooks: Hooks) -> None:
+    heard: list[str] = []
+
+    def listen(what: str) -> None:
+        heard.append(what)
+
+    def leave(what: str) -> None:
+        hooks.unregister("gone")
+
+    hooks.register("last", plugin(told=listen))
+    hooks.register("gone", plugin(told=listen))
+    hooks.register("leave", plugin(told=leave))
+    asyncio.run(hooks.notify("told", what="x"))
+    assert heard == ["x"]
