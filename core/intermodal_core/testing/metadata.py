@@ -265,12 +265,12 @@ class MetadataStoreKit:
         def slow(tx: Transaction) -> tuple[int, int]:
             before = tx.count(THINGS)
             begun.set()
-            assert go.wait(20)
+            assert go.wait(5)
             return before, tx.count(THINGS)
 
         async def main() -> tuple[int, int]:
             reading = asyncio.create_task(store.read(slow, long=True))
-            await asyncio.to_thread(begun.wait, 20)
+            await asyncio.to_thread(begun.wait, 5)
             await store.write(lambda tx: tx.put(THINGS, Thing("a", "x")))
             assert await store.read(lambda tx: tx.count(THINGS)) == 1
             go.set()
@@ -428,9 +428,36 @@ class MetadataStoreKit:
         assert len(_scan(again)) == 50
         again.close()
 
+    @pytest.mark.parametrize("long", [False, True])
+    def test_m13_an_unreadable_record(self, store_factory: StoreFactory, tmp_path: Path, long: bool) -> None:
+        """[M13] It is not there; the others are, and its key can be used again."""
+
+        class Number(msgspec.Struct):
+            name: str
+            value: int
+
+        class Mixed(msgspec.Struct):
+            name: str
+            value: int | str
+
+        numbers: Table[Number] = Table("t", Number, ("name",))
+        mixed: Table[Mixed] = Table("t", Mixed, ("name",))
+        store = store_factory(tmp_path)
+        store.declare(mixed)
+        _write(store, _put_all(mixed, [Mixed("a", 1), Mixed("b", "bad"), Mixed("c", 3)]))
+        store.close()
+        store = store_factory(tmp_path)
+        store.declare(numbers)
+        assert _run(store.read(lambda tx: [number.name for number in tx.scan(numbers)], long=long)) == ["a", "c"]
+        assert _run(store.read(lambda tx: tx.get(numbers, "b"), long=long)) is None
+        _write(store, lambda tx: tx.put(numbers, Number("b", 2)))
+        assert _write(store, lambda tx: [number.value for number in tx.scan(numbers)]) == [1, 2, 3]
+        assert _read(store, lambda tx: tx.count(numbers)) == 3
+        store.close()
+
     @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
     @given(st.data())
-    def test_m1_to_m5_any_history(self, store: MetadataStore, data: st.DataObject) -> None:
+    def test_m1_m2_m3_m4_m5_any_history(self, store: MetadataStore, data: st.DataObject) -> None:
         """[M1] to [M5] Any history of puts and deletes gives what a sorted dictionary gives."""
         text = st.text(st.characters(exclude_categories=["Cs"]), max_size=3)
         change = st.tuples(st.sampled_from(["a", "b"]), text, st.none() | st.tuples(text, st.integers(-5, 5)))

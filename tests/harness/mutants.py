@@ -1,0 +1,52 @@
+"""Whether a conformance kit finds the faults that it is there for.
+
+A file of mutants holds one class a fault, `TestC07...`, which is the kit on an implementation with a fault against rule
+C7, and `TestCorrect`. It is not collected by itself; `failures` runs it.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+_RULE = re.compile(r"_?([A-Z])0*(\d+)(?=_|[A-Z][a-z]|\Z)")
+
+
+def rules_named(name: str) -> set[str]:
+    """The rules that a test or a mutant is named for: `test_c1_c2_nothing` and `TestC01C02` are for C1 and C2."""
+    name = re.sub(r"\A[Tt]est", "", name)
+    found = set()
+    while match := _RULE.match(name if name[:1].isupper() else name[:2].upper() + name[2:]):
+        found.add(match[1] + match[2])
+        name = name[match.end() :]
+    return found
+
+
+def rules_of(contract: type) -> set[str]:
+    """The rules in the docstrings of a contract: `[C1]` is C1."""
+    texts = [contract.__doc__, *(getattr(member, "__doc__", None) for member in vars(contract).values())]
+    return {rule for text in texts if text for rule in re.findall(r"\[([A-Z]\d+)\]", text)}
+
+
+def mutants(path: Path) -> list[str]:
+    """The names of the mutants in a file."""
+    classes = [node.name for node in ast.parse(path.read_text()).body if isinstance(node, ast.ClassDef)]
+    return [name for name in classes if name.startswith("Test") and name != "TestCorrect"]
+
+
+def failures(path: Path) -> dict[str, set[str]]:
+    """The tests that failed, by class: each mutant meets the tests of its own rules only."""
+    wanted = ["TestCorrect"]
+    for name in mutants(path):
+        tests = " or ".join(f"_{rule.lower()}_" for rule in sorted(rules_named(name)))
+        wanted.append(f"({name} and ({tests}))")
+    command = [sys.executable, "-m", "pytest", "-q", "--tb=no", "-rfE", str(path), "-k", " or ".join(wanted)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 1, done.stdout + done.stderr
+    found: dict[str, set[str]] = {}
+    for name, test in re.findall(r"^(?:FAILED|ERROR) \S+::(\w+)::(\w+)", done.stdout, re.MULTILINE):
+        found.setdefault(name, set()).add(test)
+    return found
