@@ -84,22 +84,26 @@ class Daemon:
         core = self.config.core
         self._lock(Path(core.root), "root")
         self._lock(Path(core.state), "state")
+        for warning in self.config.warnings:
+            log.warning("%s", warning)
         spawner = Spawner()
-        events = EventBus(Path(core.root) / "events")
-        registry = Registry(*self._discover(), self.config, events, spawner)
+        events = EventBus(Path(core.root) / "events", core.journal_bytes)
+        address = core.address or str(Path(core.state) / "intermodal.sock")
+        registry = Registry(*self._discover(), self.config, events, spawner, address)
         self.config.check_names(registry.names())
         try:
             await registry.start()
             self.config.check_names(registry.names(), registry.tables())
             gc.collect()
             gc.freeze()
-            self._announce()
             if self.exit_idle:
                 registry.idle.watch(self.exit_idle, stop.set)
+            self._announce(address)
             await stop.wait()
             log.info("stopping")
             _notify("STOPPING=1")
         finally:
+            registry.idle.close()
             await registry.stop()
             events.close()
             spawner.close()
@@ -128,8 +132,8 @@ class Daemon:
         os.pwrite(fd, f"{os.getpid()}\n{self.config.core.address}\n".encode(), 0)
         self._locks.append(fd)
 
-    def _announce(self) -> None:
-        print(f"intermodald {__version__} ready on {self.config.core.address}", flush=True)
+    def _announce(self, address: str) -> None:
+        print(f"intermodald {__version__} ready on {address}", flush=True)
         _notify(f"READY=1\nMAINPID={os.getpid()}")
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
@@ -38,6 +38,9 @@ class Plugin(Generic[C]):
     functions of them are to be forked. `contract` is the version of the kind's contract that the plugin was written for.
     `tables` claims top-level tables of the config by name, with their types (a struct, or a list of them for `[[NAME]]`),
     which the plugin reads with `registry.config.table(name, type)`.
+
+    An instance that is an asynchronous context manager is entered, on the daemon's loop, before it counts as ready, and left
+    at the end of the daemon; another one's `close()`, where it has one, is called on a thread.
     """
 
     factory: Callable[[Context[C]], Any]
@@ -86,8 +89,3 @@ class Context(Generic[C]):
         """The instance's own directory below the daemon's state, made with mode 0700."""
         self.state.mkdir(mode=0o700, parents=True, exist_ok=True)
         return self.state
-
-
-#: A plugin instance may define `async def start(self)` and `async def stop(self)`: run on the daemon's loop once all
-#: plugins required at start are ready, and in reverse order at the end.
-Lifecycle = Callable[[], Awaitable[None]]

@@ -67,12 +67,19 @@ class Registry:
     """All kinds and plugin instances of one daemon. Its methods run on the daemon's loop."""
 
     def __init__(
-        self, found: Iterable[Found], kinds: Iterable[Kind], config: Config, events: EventBus, spawner: Spawner
+        self,
+        found: Iterable[Found],
+        kinds: Iterable[Kind],
+        config: Config,
+        events: EventBus,
+        spawner: Spawner,
+        address: str,
     ) -> None:
         self.kinds = {kind.name: kind for kind in kinds}
         self.config = config
         self.events = events
         self.spawner = spawner
+        self.address = address
         self.idle = Idle()
         self._core = config.core
         self._state = Path(config.core.state)
@@ -186,6 +193,10 @@ class Registry:
                 log.warning("%s", record.why_not())
         log.info("plugins: %s", ", ".join(f"{count} {state}" for state, count in sorted(counts.items())))
 
+    async def load(self, record: Record) -> None:
+        """Make one instance ready, if it can be; its record tells what came of it."""
+        await self._ready(record)
+
     async def require(self, kind: str, name: str = "") -> Any:
         """The ready instance, made so if need be; without a name the kind's chosen one.
 
@@ -258,7 +269,7 @@ class Registry:
             config=config,
             root=Path(self._core.root) / record.kind / record.name,
             state=self._state / record.kind / record.name,
-            address=self._core.address,
+            address=self.address,
             log=logging.getLogger(f"intermodal.{record.id}"),
             events=self.events,
             spawner=self.spawner,
@@ -266,8 +277,8 @@ class Registry:
         )
         with self._marker.around(record.id):
             instance = await construct(plugin, context, kind, deadline)
-        if hasattr(instance, "start"):
-            await instance.start()
+        if hasattr(instance, "__aenter__"):
+            await instance.__aenter__()
         common = section.common if section else None
         if kind.guarded:
             threads = common.threads if common and common.threads else kind.threads
@@ -298,21 +309,17 @@ class Registry:
     # The end.
 
     async def stop(self) -> None:
-        """Stop and close what is ready, in reverse order; one that fails to is logged and left."""
+        """End what is ready, in reverse order; one that does not end in time is logged and left."""
         for record in reversed(self._order):
             instance = record.instance.instance if isinstance(record.instance, Guard) else record.instance
-            for method in ("stop", "close"):
-                end = getattr(instance, method, None)
-                if end is None:
-                    continue
-                try:
-                    async with asyncio.timeout(self._core.stop_deadline):
-                        if asyncio.iscoroutinefunction(end):
-                            await end()
-                        else:
-                            await asyncio.to_thread(end)
-                except Exception:
-                    log.exception("%s did not %s", record.id, method)
+            try:
+                async with asyncio.timeout(self._core.stop_deadline):
+                    if hasattr(instance, "__aexit__"):
+                        await instance.__aexit__(None, None, None)
+                    elif hasattr(instance, "close"):
+                        await asyncio.to_thread(instance.close)
+            except Exception:
+                log.exception("%s did not end well", record.id)
         self._order.clear()
 
 

@@ -71,10 +71,11 @@ class Snapshotter(Protocol):
     def commit(self, name: str, key: str, labels: Mapping[str, str] | None = None, parent: str | None = None) -> None:
         """[S8] Turn the active snapshot `key` into the committed snapshot `name`; `key` is then gone.
 
-        `labels` replace those given at prepare. `parent`, where it is given and differs, needs the capability
-        `rebase` and an active snapshot without a parent. Raises AlreadyExists for `name`, NotFound for `key` or
-        `parent`, FailedPrecondition for a key that is not active, Unimplemented without `rebase`. On an error `key`
-        stays as it was.
+        `labels` replace those given at prepare. `parent`, where it is given (not None or "") and differs, needs the
+        capability `rebase` and an active snapshot without a parent. Raises AlreadyExists for `name`, NotFound for
+        `key` or `parent`, FailedPrecondition for a key that is not active, InvalidArgument for an empty name, a
+        `parent` that is not committed or a snapshot that has another one, Unimplemented without `rebase`. On an error
+        `key` stays as it was.
         """
 
     def remove(self, key: str) -> None:

@@ -11,7 +11,8 @@ InvalidArgument, FailedPrecondition.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from typing import Any, Protocol, TypeVar
 
 import msgspec
@@ -158,7 +159,10 @@ class Containers(Protocol):
     async def get(self, scope: Scope, id: str) -> Container: ...
     async def select(self, scope: Scope, filters: Sequence[str] = ()) -> list[Container]: ...
     async def create(self, scope: Scope, container: Container) -> Container:
-        """Record it. The policy manager's choice of a runtime is pinned on it before it comes here."""
+        """Record it; where it has no choice of a runtime yet, the policy manager's is pinned on it."""
+
+    def insert(self, tx: Transaction, scope: Scope, container: Container) -> Container:
+        """`create` within a transaction; the choice must be made."""
 
     async def update(self, scope: Scope, container: Container, fields: Sequence[str] = ()) -> Container: ...
     async def delete(self, scope: Scope, id: str) -> None: ...
@@ -233,6 +237,8 @@ class Snapshots(Protocol):
     async def select(self, scope: Scope, snapshotter: str, filters: Sequence[str] = ()) -> list[SnapshotInfo]: ...
     async def usage(self, scope: Scope, snapshotter: str, key: str) -> Usage: ...
     async def cleanup(self, scope: Scope, snapshotter: str) -> None: ...
+    async def drop(self, snapshotter: str, object: str) -> None:
+        """Remove, in the background, what `Store.forget_container` returned."""
 
 
 class Leases(Protocol):
@@ -273,3 +279,18 @@ class Store(Protocol):
 
     def delete_lease(self, tx: Transaction, namespace: str, id: str) -> None:
         """End a lease within a transaction."""
+
+    def forget_container(self, tx: Transaction, namespace: str, id: str) -> tuple[str, str] | None:
+        """Drop a container and its snapshot within a transaction.
+
+        Returns the arguments for `snapshots.drop` once it is committed; None where there is no snapshot.
+        """
+
+    async def pin(self, namespace: str, image: str, labels: Mapping[str, str], asked: str) -> Choice:
+        """The runtime that the policy gives a container, and what it is on this machine."""
+
+    def lock(self, *key: str) -> AbstractAsyncContextManager[None]:
+        """One at a time for each key."""
+
+    def later(self, work: Coroutine[Any, Any, None]) -> None:
+        """Do it in the background; for what a start finds and does again when a crash kept it from being done."""

@@ -1,0 +1,278 @@
+"""Content as one namespace sees it.
+
+The backend holds a blob once. A namespace sees it when it has a row of its own, and gets that row by writing the bytes:
+knowing a digest is not enough.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from os import close, fstat, pread
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+from intermodal_api.containerd.events import content_pb2 as events
+from intermodal_core.contracts.content import BlobInfo, IngestStatus
+from intermodal_core.contracts.managers.store import ContentInfo, Scope
+from intermodal_core.contracts.metadata import Transaction
+from intermodal_core.errors import AlreadyExists, FailedPrecondition, InvalidArgument, NotFound
+from intermodal_oci.references import validate_digest, validate_labels
+
+from intermodal_store.fields import merged, selected
+from intermodal_store.names import enter, lease, namespace_of, not_found, now
+from intermodal_store.tables import CONTENT, RESOURCES
+
+if TYPE_CHECKING:
+    from intermodal_store.store import Store
+
+__all__ = ["Content"]
+
+#: The largest blob that `read` returns whole, and how many bytes of small ones stay in memory.
+_WHOLE = 8 << 20
+_SMALL = 64 << 10
+_CACHE = 2 << 20
+
+
+class Content:
+    """Implements `intermodal_core.contracts.managers.store.Content`."""
+
+    def __init__(self, store: Store, backend: Any) -> None:
+        self._store = store
+        self._backend = backend
+        self._cache: OrderedDict[str, bytes] = OrderedDict()
+        self._cached = 0
+
+    async def info(self, scope: Scope, digest: str) -> ContentInfo:
+        """One blob."""
+        namespace = namespace_of(scope)
+        return await self._store.read(lambda tx: _get(tx, namespace, digest))
+
+    async def select(self, scope: Scope, filters: Sequence[str] = ()) -> list[ContentInfo]:
+        """All that match."""
+        namespace = namespace_of(scope)
+        return await self._store.read(lambda tx: selected(tx.scan(CONTENT, namespace), filters), long=True)
+
+    async def update(
+        self, scope: Scope, digest: str, labels: Mapping[str, str], fields: Sequence[str] = ()
+    ) -> ContentInfo:
+        """Change labels."""
+        namespace = namespace_of(scope)
+        validate_labels(labels)
+
+        def update(tx: Transaction) -> ContentInfo:
+            current = _get(tx, namespace, digest)
+            new = msgspec.structs.replace(current, labels=dict(labels))
+            updated = merged(current, new, fields, {"labels": "labels"})
+            updated = msgspec.structs.replace(updated, updated_at=now())
+            tx.put(CONTENT, updated)
+            return updated
+
+        return await self._store.write(update)
+
+    async def delete(self, scope: Scope, digest: str) -> None:
+        """Forget a blob; the backend's bytes go when no namespace sees them."""
+        namespace = namespace_of(scope)
+
+        def delete(tx: Transaction) -> bool:
+            _get(tx, namespace, digest)
+            tx.delete(CONTENT, namespace, digest)
+            self._store.emit(tx, namespace, "/content/delete", events.ContentDelete(digest=digest))
+            return tx.count(CONTENT, digest, index="by_digest") == 0
+
+        if await self._store.write(delete):
+            await self._drop(digest)
+
+    async def _drop(self, digest: str) -> None:
+        async with self._store.lock("content", digest):
+            if await self._store.read(lambda tx: tx.count(CONTENT, digest, index="by_digest")):
+                return  # somebody wrote it again meanwhile
+            try:
+                await self._backend.delete(digest)
+            except NotFound:
+                pass
+            self._cached -= len(self._cache.pop(digest, b""))
+
+    async def open(self, scope: Scope, digest: str) -> int:
+        """A read-only descriptor."""
+        await self.info(scope, digest)
+        return await self._backend.open(digest)  # type: ignore[no-any-return]
+
+    async def read(self, scope: Scope, digest: str) -> bytes:
+        """A small blob whole."""
+        info = await self.info(scope, digest)
+        data = self._cache.get(digest)
+        if data is not None:
+            self._cache.move_to_end(digest)
+            return data
+        if info.size > _WHOLE:
+            raise InvalidArgument(
+                f"the blob {digest} has {info.size} bytes, too many to be read whole (at most {_WHOLE})"
+            )
+        fd = await self._backend.open(digest)
+        try:
+            data = pread(fd, fstat(fd).st_size, 0)
+        finally:
+            close(fd)
+        if len(data) <= _SMALL:
+            self._remember(digest, data)
+        return data
+
+    def _remember(self, digest: str, data: bytes) -> None:
+        if digest in self._cache:
+            return
+        self._cache[digest] = data
+        self._cached += len(data)
+        while self._cached > _CACHE:
+            self._cached -= len(self._cache.popitem(last=False)[1])
+
+    # Ingests.
+
+    async def begin(self, scope: Scope, ref: str, total: int = 0, expected: str = "") -> IngestStatus:
+        """Open an ingest."""
+        namespace = namespace_of(scope)
+        if not ref:
+            raise InvalidArgument("an ingest needs a ref")
+        if expected:
+            validate_digest(expected)
+            await self._refuse_known(scope, expected)
+        # The backend is not told the digest: it may hold the blob for another namespace, whose bytes this one
+        # has to show first.
+        status: IngestStatus = await self._backend.begin(_backend_ref(namespace, ref), total, "")
+        if scope.lease:
+            await self._store.write(lambda tx: lease(tx, scope, "ingests", ref))
+        return msgspec.structs.replace(status, ref=ref, expected=expected)
+
+    async def _refuse_known(self, scope: Scope, digest: str) -> None:
+        def known(tx: Transaction) -> bool:
+            return tx.get(CONTENT, scope.namespace, digest) is not None
+
+        if not await self._store.read(known):
+            return
+        if scope.lease:  # a lease on what is there already is as good as one on what is written
+            await self._store.write(lambda tx: lease(tx, scope, "content", digest))
+        raise AlreadyExists(f"the blob {digest} is in the namespace {scope.namespace} already")
+
+    async def append(self, scope: Scope, ref: str, data: bytes, offset: int = -1) -> int:
+        """Write at the end."""
+        return await self._backend.append(_backend_ref(namespace_of(scope), ref), data, offset)  # type: ignore[no-any-return]
+
+    async def truncate(self, scope: Scope, ref: str, size: int) -> None:
+        """Cut."""
+        await self._backend.truncate(_backend_ref(namespace_of(scope), ref), size)
+
+    async def commit(
+        self, scope: Scope, ref: str, size: int = 0, expected: str = "", labels: Mapping[str, str] | None = None
+    ) -> ContentInfo:
+        """Make the blob of an ingest and let this namespace see it."""
+        namespace = namespace_of(scope)
+        validate_labels(labels or {})
+        if expected:
+            validate_digest(expected)
+        backend_ref = _backend_ref(namespace, ref)
+        async with self._store.lock("content", expected or backend_ref):
+            try:
+                blob: BlobInfo = await self._backend.commit(backend_ref, size, expected)
+            except AlreadyExists:
+                if not expected:
+                    raise
+                blob = await self._backend.info(expected)
+            return await self._record(scope, blob, labels or {}, ref, exclusive=True)
+
+    async def _record(
+        self, scope: Scope, blob: BlobInfo, labels: Mapping[str, str], ref: str = "", exclusive: bool = False
+    ) -> ContentInfo:
+        def record(tx: Transaction) -> ContentInfo:
+            current = tx.get(CONTENT, scope.namespace, blob.digest)
+            if current is not None and exclusive:
+                raise AlreadyExists(f"the blob {blob.digest} is in the namespace {scope.namespace} already")
+            enter(tx, scope)
+            when = now()
+            merged_labels = {**(current.labels if current else {}), **labels}
+            created_at = current.created_at if current else when
+            info = ContentInfo(scope.namespace, blob.digest, blob.size, merged_labels, created_at, when)
+            tx.put(CONTENT, info)
+            lease(tx, scope, "content", blob.digest)
+            if scope.lease and ref:
+                tx.delete(RESOURCES, scope.namespace, scope.lease, "ingests", ref)
+            if current is None:
+                message = events.ContentCreate(digest=blob.digest, size=blob.size)
+                self._store.emit(tx, scope.namespace, "/content/create", message)
+            return info
+
+        return await self._store.write(record)
+
+    async def close(self, scope: Scope, ref: str) -> None:
+        """Let go of an ingest."""
+        await self._backend.close(_backend_ref(namespace_of(scope), ref))
+
+    async def abort(self, scope: Scope, ref: str) -> None:
+        """Drop an ingest."""
+        await self._backend.abort(_backend_ref(namespace_of(scope), ref))
+
+    async def status(self, scope: Scope, ref: str) -> IngestStatus:
+        """One ingest."""
+        status: IngestStatus = await self._backend.status(_backend_ref(namespace_of(scope), ref))
+        return msgspec.structs.replace(status, ref=ref)
+
+    async def statuses(self, scope: Scope, filters: Sequence[str] = ()) -> list[IngestStatus]:
+        """The namespace's ingests."""
+        prefix = _backend_ref(namespace_of(scope), "")
+        statuses = await self._backend.statuses()
+        mine = [
+            msgspec.structs.replace(status, ref=status.ref.removeprefix(prefix))
+            for status in statuses
+            if status.ref.startswith(prefix)
+        ]
+        return selected(mine, filters)
+
+    async def write(
+        self, scope: Scope, data: bytes, digest: str = "", labels: Mapping[str, str] | None = None
+    ) -> ContentInfo:
+        """A small blob at once."""
+        namespace = namespace_of(scope)
+        validate_labels(labels or {})
+        actual = f"sha256:{hashlib.sha256(data).hexdigest()}"
+        if digest and digest != actual:
+            raise FailedPrecondition(f"the bytes given have the digest {actual}, not {digest}")
+        async with self._store.lock("content", actual):
+            try:
+                blob: BlobInfo = await self._backend.info(actual)
+            except NotFound:
+                ref = _backend_ref(namespace, f"write-{actual}")
+                status = await self._backend.begin(ref, len(data), "")
+                if status.offset:
+                    await self._backend.truncate(ref, 0)
+                await self._backend.append(ref, data, 0)
+                blob = await self._backend.commit(ref, len(data), actual)
+            return await self._record(scope, blob, labels or {})
+
+    async def adopt(
+        self, scope: Scope, path: str, digest: str, size: int, labels: Mapping[str, str] | None = None
+    ) -> ContentInfo:
+        """Take a finished, verified file on the backend's filesystem (see `ingest_path_for`)."""
+        namespace_of(scope)
+        validate_labels(labels or {})
+        async with self._store.lock("content", digest):
+            try:
+                blob: BlobInfo = await self._backend.adopt(path, digest, size)
+            except AlreadyExists:
+                blob = await self._backend.info(digest)
+            return await self._record(scope, blob, labels or {})
+
+    async def ingest_path_for(self, size: int) -> str:
+        """Where a file for `adopt` is to be written."""
+        return await self._backend.ingest_path_for(size)  # type: ignore[no-any-return]
+
+
+def _get(tx: Transaction, namespace: str, digest: str) -> ContentInfo:
+    info = tx.get(CONTENT, namespace, digest)
+    if info is None:
+        validate_digest(digest)
+        raise not_found(tx, "blob", CONTENT, "by_digest", digest, namespace)
+    return info
+
+
+def _backend_ref(namespace: str, ref: str) -> str:
+    return f"{namespace}/{ref}"

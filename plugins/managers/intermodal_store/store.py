@@ -1,0 +1,143 @@
+"""The store: one attribute a subject, and what they share."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from contextlib import asynccontextmanager
+from typing import Any, TypeVar
+
+from intermodal_core.contracts.managers.policy import Policy
+from intermodal_core.contracts.managers.store import Choice, Image, Scope
+from intermodal_core.contracts.metadata import MetadataStore, Transaction
+from intermodal_core.errors import NotFound
+from intermodal_core.events import EventBus
+from intermodal_core.outbox import Outbox
+from intermodal_core.registry import Registry
+
+from intermodal_store.containers import Containers
+from intermodal_store.content import Content
+from intermodal_store.images import Images
+from intermodal_store.leases import Leases
+from intermodal_store.namespaces import Namespaces
+from intermodal_store.snapshots import Snapshots
+from intermodal_store.tables import ALL, CONTAINERS
+
+__all__ = ["Store"]
+
+T = TypeVar("T")
+
+log = logging.getLogger("intermodal.store")
+
+
+class Store:
+    """Implements `intermodal_core.contracts.managers.store.Store`.
+
+    `policy` is the policy manager; `registry` gives snapshotters by name.
+    """
+
+    def __init__(
+        self, metadata: MetadataStore, content: Any, policy: Policy, registry: Registry, events: EventBus
+    ) -> None:
+        metadata.declare(*ALL)
+        self._metadata = metadata
+        self._outbox = Outbox(metadata, events)
+        self._locks: dict[tuple[str, ...], tuple[asyncio.Lock, int]] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self.policy = policy
+        self.registry = registry
+        self.namespaces = Namespaces(self)
+        self.images = Images(self)
+        self.containers = Containers(self)
+        self.content = Content(self, content)
+        self.snapshots = Snapshots(self)
+        self.leases = Leases(self)
+
+    async def __aenter__(self) -> Store:
+        """Publish what was committed but not yet told when the daemon last ended."""
+        await self._outbox.recover()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        """Finish what goes on in the background."""
+        await self.settled()
+
+    async def read(self, fn: Callable[[Transaction], T], *, long: bool = False) -> T:
+        """As `MetadataStore.read`."""
+        return await self._metadata.read(fn, long=long)
+
+    async def write(self, fn: Callable[[Transaction], T]) -> T:
+        """As `MetadataStore.write`; then the events that `fn` emitted are published."""
+        result = await self._metadata.write(fn)
+        await self._outbox.flush()
+        return result
+
+    def emit(self, tx: Transaction, namespace: str, topic: str, message: Any) -> None:
+        """Record an event in the transaction that it tells of."""
+        self._outbox.emit(tx, namespace, topic, message.DESCRIPTOR.full_name, message.SerializeToString())
+
+    def put_image(self, tx: Transaction, image: Image) -> Image:
+        """Create or replace an image within a transaction."""
+        return self.images.put(tx, Scope(image.namespace), image)
+
+    def forget_container(self, tx: Transaction, namespace: str, id: str) -> tuple[str, str] | None:
+        """Drop a container and its snapshot within a transaction.
+
+        Returns snapshotter and backend object, for `snapshots.drop` once it is committed; None where there is none.
+        """
+        container = tx.get(CONTAINERS, namespace, id)
+        if container is None:
+            return None
+        self.containers.remove(tx, namespace, id)
+        if not container.snapshot_key:
+            return None
+        try:
+            object = self.snapshots.forget(tx, namespace, container.snapshotter, container.snapshot_key)
+        except NotFound:
+            return None
+        return container.snapshotter, object
+
+    def delete_lease(self, tx: Transaction, namespace: str, id: str) -> None:
+        """End a lease within a transaction."""
+        self.leases.end(tx, namespace, id)
+
+    async def pin(self, namespace: str, image: str, labels: Mapping[str, str], asked: str) -> Choice:
+        """The runtime chosen for a container, with what it is on this machine."""
+        name, why = await self.policy.choose("runtime", namespace, image, labels, asked)
+        runtime = await self.registry.require("runtimes", name)
+        info = await runtime.info()
+        return Choice(name, self.registry.find("runtimes", name).plugin_id, info.binary, info.version, why)
+
+    # What the subjects share.
+
+    @asynccontextmanager
+    async def lock(self, *key: str) -> AsyncIterator[None]:
+        """One at a time for each key."""
+        lock, users = self._locks.get(key, (asyncio.Lock(), 0))
+        self._locks[key] = (lock, users + 1)
+        try:
+            async with lock:
+                yield
+        finally:
+            lock, users = self._locks[key]
+            if users == 1:
+                del self._locks[key]
+            else:
+                self._locks[key] = (lock, users - 1)
+
+    def later(self, work: Coroutine[Any, Any, None]) -> None:
+        """Do it in the background; a start finds what a crash keeps from being done."""
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and task.exception() is not None:
+            log.error("in the background: %s", task.exception())
+
+    async def settled(self) -> None:
+        """When all that goes on in the background now has been done."""
+        while self._tasks:
+            await asyncio.wait(self._tasks)

@@ -1,0 +1,522 @@
+"""What commands call: containers made, run, looked at and removed as a whole."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import secrets
+import shutil
+import signal
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from intermodal_core.contracts.managers.images import Images
+from intermodal_core.contracts.managers.policy import Policy
+from intermodal_core.contracts.managers.store import Container, Scope, Store
+from intermodal_core.contracts.managers.tasks import ContainerView, ExecOptions, RunOptions, TaskCreate
+from intermodal_core.contracts.metadata import Transaction
+from intermodal_core.contracts.networks import Attachment, AttachResult
+from intermodal_core.contracts.runtimes import Exit, Stdio
+from intermodal_core.errors import AlreadyExists, FailedPrecondition, IntermodalError, InvalidArgument, NotFound
+from intermodal_core.registry import Registry
+from intermodal_oci.model import ImageConfig, decode_config
+from intermodal_oci.references import validate_identifier
+from intermodal_oci.spec import build_process
+from intermodal_operations import Operation, Step
+
+from intermodal_tasks.manager import Tasks
+from intermodal_tasks.process import RunningProcess
+from intermodal_tasks.specs import Lookups, run_spec, signal_number
+from intermodal_tasks.tables import RUNS, RunRow
+from intermodal_tasks.views import view
+
+__all__ = ["Composite"]
+
+log = logging.getLogger("intermodal.containers")
+
+#: A stream that only attached descriptors feed and read.
+_ATTACH = "attach://"
+
+
+class _Create(msgspec.Struct):
+    """State of the operation that makes a container: all that its undo needs."""
+
+    namespace: str
+    id: str
+    snapshotter: str
+    parent: str
+    network: str
+    network_result: bytes = b"{}"
+
+
+class _Building:
+    """What a run of that operation carries besides: the record being made, and what its spec is made of."""
+
+    def __init__(self, options: RunOptions, config: ImageConfig, container: Container) -> None:
+        self.options = options
+        self.config = config
+        self.container = container
+        self.network = AttachResult("new")
+
+
+class Composite:
+    """Implements `intermodal_core.contracts.managers.tasks.Composite`.
+
+    `logs` is kept; `lookups` gives root filesystems to look users up in; `cgroup_parent` is where containers' cgroups go.
+    """
+
+    def __init__(
+        self,
+        tasks: Tasks,
+        store: Store,
+        images: Images,
+        policy: Policy,
+        registry: Registry,
+        logs: Path,
+        lookups: Lookups,
+        log_options: str = "",
+        cgroup_parent: str = "",
+    ) -> None:
+        self._tasks = tasks
+        self._store = store
+        self._images = images
+        self._policy = policy
+        self._registry = registry
+        self._logs = logs
+        self._lookups = lookups
+        self._log_options = log_options
+        self._cgroup_parent = cgroup_parent
+        self._ending: dict[tuple[str, str], asyncio.Task[None]] = {}
+        self._timings: dict[tuple[str, str], list[tuple[str, float]]] = {}
+        self._building: dict[tuple[str, str], _Building] = {}
+        tasks.on_exit = self._after_exit
+        tasks.operations.register(
+            Operation(
+                "containers.create",
+                _Create,
+                (
+                    Step("snapshot", self._prepare, self._unprepare),
+                    Step("network", self._attach, self._detach),
+                    Step("spec", self._build_spec),
+                ),
+            )
+        )
+
+    # Making.
+
+    async def create(self, scope: Scope, options: RunOptions) -> Container:
+        """Resolve, unpack, prepare, build the spec, record."""
+        return await self._create(scope, options, pending=False)
+
+    async def _create(self, scope: Scope, options: RunOptions, pending: bool) -> Container:
+        began = time.perf_counter()
+        name = options.name or secrets.token_hex(6)
+        validate_identifier(name)
+        key = (scope.namespace, name)
+        options = msgspec.structs.replace(options, name=name)
+        for mount in options.mounts:
+            if not os.path.exists(mount.source):
+                raise InvalidArgument(f"{mount.source}, which is to be mounted, does not exist: make it first")
+        if key in self._building or await self._store.read(lambda tx: tx.get(RUNS, *key)) is not None:
+            raise _taken(scope, name)
+        image = await self._images.resolve(scope, options.image)
+        choose = self._policy.choose
+        snapshotter, _ = await choose("snapshotter", scope.namespace, image.name, options.labels, options.snapshotter)
+        network, _ = await choose("network", scope.namespace, image.name, options.labels, options.net)
+        choice = await self._store.pin(scope.namespace, image.name, options.labels, options.runtime)
+        unpacked = await self._images.unpack(scope, image.name, snapshotter)
+        looked = time.perf_counter()
+        config = decode_config(unpacked.config, unpacked.config_digest)
+        container = Container(
+            *key,
+            image=image.name,
+            labels=options.labels,
+            runtime=choice.instance,
+            snapshotter=snapshotter,
+            snapshot_key=name,
+            choice=choice,
+        )
+        stop_signal = signal_number(config.config.stop_signal)
+        building = self._building[key] = _Building(options, config, container)
+        state = _Create(*key, snapshotter, unpacked.chain_id, network)
+
+        def record(tx: Transaction) -> Container:
+            tx.put(RUNS, RunRow(*key, options, network, state.network_result, stop_signal=stop_signal, pending=pending))
+            return self._store.containers.insert(tx, scope, building.container)
+
+        try:
+            stored = await self._tasks.operations.run("containers.create", state, record)
+        finally:
+            del self._building[key]
+        self._timings[key] = [("image", looked - began), ("container", time.perf_counter() - looked)]
+        return stored
+
+    async def _prepare(self, state: _Create) -> None:
+        await self._store.snapshots.prepare(Scope(state.namespace), state.snapshotter, state.id, state.parent)
+
+    async def _unprepare(self, state: _Create) -> None:
+        scope = Scope(state.namespace)
+        if await self._store.read(lambda tx: tx.get(RUNS, state.namespace, state.id)) is not None:
+            return  # the name was another's all along
+        try:
+            await self._store.snapshots.remove(scope, state.snapshotter, state.id)
+        except NotFound:
+            pass
+
+    async def _attach(self, state: _Create) -> None:
+        network = await self._registry.require("networks", state.network)
+        building = self._building[state.namespace, state.id]
+        building.network = await network.attach(_attachment(state))
+        state.network_result = building.network.result
+
+    async def _detach(self, state: _Create) -> None:
+        network = await self._registry.require("networks", state.network)
+        await network.detach(_attachment(state), state.network_result)
+
+    async def _build_spec(self, state: _Create) -> None:
+        building = self._building[state.namespace, state.id]
+        scope = Scope(state.namespace)
+        cgroup = os.path.join("/", self._cgroup_parent, state.namespace, state.id)
+        mounts = await self._store.snapshots.mounts(scope, state.snapshotter, state.id)
+        async with self._lookups.open(mounts) as rootfs:
+            spec = run_spec(building.options, building.config, building.network, cgroup, rootfs)
+        building.container = msgspec.structs.replace(building.container, spec=spec)
+
+    # Running.
+
+    async def run(self, scope: Scope, options: RunOptions, fds: tuple[int, int, int] | None) -> RunningProcess:
+        """`create` and `start`; what cannot be started is removed again."""
+        container = await self._create(scope, options, pending=True)
+        try:
+            return await self.start(scope, container.id, fds)
+        except BaseException:
+            await asyncio.shield(self.remove(scope, container.id, force=True))
+            raise
+
+    async def start(self, scope: Scope, container: str, fds: tuple[int, int, int] | None) -> RunningProcess:
+        """Start a container that has no task, or an ended one."""
+        row = await self._row(scope, container)
+        key = (scope.namespace, row.id)
+        await self._settle_last_run(scope, row.id)
+        began = time.perf_counter()
+        record = await self._store.containers.get(scope, row.id)
+        mounts = await self._store.snapshots.mounts(scope, record.snapshotter, record.snapshot_key)
+        await self._tasks.create(scope, TaskCreate(row.id, tuple(mounts), self._stdio(row)))
+        created = time.perf_counter()
+        try:
+            if fds is not None:
+                await self._tasks.attach(scope, row.id, _wanted(fds, row.options.interactive), hold=True)
+
+            def started(tx: Transaction) -> None:
+                current = tx.get(RUNS, *key) or row
+                tx.put(RUNS, msgspec.structs.replace(current, pending=False, started_at=time.time_ns(), exit=None))
+
+            pid = await self._tasks.start(scope, row.id, also=started)
+        except BaseException:
+            await asyncio.shield(self._abandon(scope, row.id))
+            raise
+        self._timings.setdefault(key, []).extend([("task", created - began), ("start", time.perf_counter() - created)])
+        return RunningProcess(self._tasks, scope, row.id, "", pid, lambda: self._ended(scope, row.id))
+
+    def _stdio(self, row: RunRow) -> Stdio:
+        directory = self._log_directory(row.namespace, row.id)
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        log = f"cri://{directory}/container.log{self._log_options}"
+        terminal = row.options.terminal
+        return Stdio(_ATTACH if row.options.interactive else "", log, "" if terminal else log, terminal)
+
+    async def _abandon(self, scope: Scope, container: str) -> None:
+        """Take back the task of a start that failed."""
+        try:
+            await self._tasks.kill(scope, container, signal.SIGKILL)
+            await self._tasks.wait(scope, container)
+        except IntermodalError:
+            pass  # it never ran
+        try:
+            await self._tasks.delete(scope, container)
+        except NotFound:
+            pass
+
+    async def _settle_last_run(self, scope: Scope, container: str) -> None:
+        ending = self._ending.get((scope.namespace, container))
+        if ending is not None:
+            await asyncio.shield(ending)
+        if self._tasks.has(scope, container):
+            state = await self._tasks.get(scope, container)
+            raise FailedPrecondition(f"the container {container} is {state.status} already")
+
+    async def _after_exit(self, scope: Scope, container: str, ended: Exit) -> None:
+        """What follows when init ends: the shim goes once the output is out; --rm removes the container."""
+        key = (scope.namespace, container)
+        row = await self._store.read(lambda tx: tx.get(RUNS, *key))
+        if row is None:
+            return  # a client's own container: the client deletes its task
+        current = asyncio.current_task()
+        assert current is not None
+        self._ending[key] = current
+        try:
+
+            def record(tx: Transaction) -> None:
+                now = tx.get(RUNS, *key)
+                if now is not None:
+                    tx.put(RUNS, msgspec.structs.replace(now, exit=ended))
+
+            try:
+                await self._tasks.delete(scope, container, also=record)
+            except NotFound:
+                pass  # deleted by somebody else already
+            if row.options.remove and not row.pending:
+                await self._remove_record(scope, row)
+        finally:
+            del self._ending[key]
+
+    async def _ended(self, scope: Scope, container: str) -> Exit:
+        exit = await self._tasks.wait(scope, container)
+        await asyncio.sleep(0)  # what follows has begun
+        ending = self._ending.get((scope.namespace, container))
+        if ending is not None:
+            await asyncio.shield(ending)
+        return exit
+
+    async def exec(
+        self, scope: Scope, container: str, options: ExecOptions, fds: tuple[int, int, int] | None
+    ) -> RunningProcess:
+        """Run one more process in a running container."""
+        record = await self._container(scope, container)
+        if record.spec is None:
+            raise FailedPrecondition(f"the container {record.id} has no spec")
+        spec = msgspec.json.decode(record.spec.value)
+        async with self._root_for(options.user, scope, record) as rootfs:
+            process = build_process(
+                spec,
+                options.args,
+                env=options.env,
+                cwd=options.workdir,
+                user=options.user,
+                terminal=options.terminal,
+                rootfs=rootfs,
+            )
+        exec_id = f"exec-{secrets.token_hex(8)}"
+        streams = _ATTACH if fds is not None else ""
+        stdio = Stdio(
+            _ATTACH if options.interactive else "", streams, "" if options.terminal else streams, options.terminal
+        )
+        await self._tasks.exec(scope, record.id, exec_id, msgspec.json.encode(process), stdio)
+        try:
+            if fds is not None:
+                await self._tasks.attach(scope, record.id, _wanted(fds, options.interactive), exec_id, hold=True)
+            pid = await self._tasks.start(scope, record.id, exec_id)
+        except BaseException:
+            await asyncio.shield(self._forget_exec(scope, record.id, exec_id))
+            raise
+
+        async def finish() -> Exit:
+            ended = await self._tasks.wait(scope, record.id, exec_id)
+            await self._forget_exec(scope, record.id, exec_id)
+            return ended
+
+        return RunningProcess(self._tasks, scope, record.id, exec_id, pid, finish)
+
+    @asynccontextmanager
+    async def _root_for(self, user: str, scope: Scope, record: Container) -> AsyncIterator[str | None]:
+        """The root filesystem to look `user` up in; none where there is nobody to look up."""
+        if not user:
+            yield None
+            return
+        mounts = await self._store.snapshots.mounts(scope, record.snapshotter, record.snapshot_key)
+        async with self._lookups.open(mounts) as rootfs:
+            yield rootfs
+
+    async def _forget_exec(self, scope: Scope, container: str, exec_id: str) -> None:
+        try:
+            await self._tasks.delete(scope, container, exec_id)
+        except IntermodalError as error:
+            log.debug("%s of %s: %s", exec_id, container, error)
+
+    # Ending.
+
+    async def stop(self, scope: Scope, container: str, timeout: float = 10.0) -> int:
+        """The stop signal, and SIGKILL when that did not end it in time."""
+        record = await self._container(scope, container)
+        row = await self._store.read(lambda tx: tx.get(RUNS, scope.namespace, record.id))
+        if not self._tasks.has(scope, record.id):
+            if row is not None and row.exit is not None:
+                return row.exit.status
+            raise FailedPrecondition(f"the container {record.id} does not run")
+        state = await self._tasks.get(scope, record.id)
+        if state.status == "paused":
+            await self._tasks.resume(scope, record.id)
+        try:
+            await self._tasks.kill(scope, record.id, row.stop_signal if row else signal.SIGTERM)
+            async with asyncio.timeout(timeout):
+                return (await self._ended(scope, record.id)).status
+        except TimeoutError:
+            await self.kill(scope, record.id, signal.SIGKILL)
+        except NotFound:
+            pass  # it ended by itself
+        return (await self._ended(scope, record.id)).status
+
+    async def kill(self, scope: Scope, container: str, signal: int, all: bool = False) -> None:
+        """Send a signal to init, or to all."""
+        record = await self._container(scope, container)
+        await self._tasks.kill(scope, record.id, signal, all=all)
+
+    async def pause(self, scope: Scope, container: str) -> None:
+        """Freeze."""
+        await self._tasks.pause(scope, (await self._container(scope, container)).id)
+
+    async def resume(self, scope: Scope, container: str) -> None:
+        """Thaw."""
+        await self._tasks.resume(scope, (await self._container(scope, container)).id)
+
+    async def remove(self, scope: Scope, container: str, force: bool = False) -> None:
+        """Delete task, snapshot, record and log."""
+        record = await self._container(scope, container)
+        key = (scope.namespace, record.id)
+        if self._tasks.has(scope, record.id):
+            state = await self._tasks.get(scope, record.id)
+            if state.status in ("running", "paused") and not force:
+                raise FailedPrecondition(
+                    f"the container {record.id} is {state.status}: stop it first (imod stop {record.id}), or use rm -f"
+                )
+            if state.status == "paused":
+                await self._tasks.resume(scope, record.id)
+            await self._abandon(scope, record.id)
+        ending = self._ending.get(key)
+        if ending is not None:
+            await asyncio.shield(ending)
+        row = await self._store.read(lambda tx: tx.get(RUNS, *key))
+        if row is not None:
+            await self._remove_record(scope, row)
+        elif not await self._gone(scope, record.id):
+            await self._store.containers.delete(scope, record.id)
+
+    async def _gone(self, scope: Scope, container: str) -> bool:
+        try:
+            await self._store.containers.get(scope, container)
+        except NotFound:
+            return True
+        return False
+
+    async def _remove_record(self, scope: Scope, row: RunRow) -> None:
+        """The record and all that hangs on it, in one transaction; bytes go afterwards."""
+        network = await self._registry.require("networks", row.network)
+        await network.detach(_attachment(row), row.network_result)
+        key = (row.namespace, row.id)
+
+        def forget(tx: Transaction) -> tuple[str, str] | None:
+            if not tx.delete(RUNS, *key):
+                return None
+            return self._store.forget_container(tx, *key)
+
+        snapshot = await self._store.write(forget)
+        if snapshot is not None:
+            await self._store.snapshots.drop(*snapshot)
+        self._timings.pop(key, None)
+        await asyncio.to_thread(shutil.rmtree, self._log_directory(*key), ignore_errors=True)
+
+    async def recover(self) -> None:
+        """After a restart: remove what `run` had made and not started, and finish removals by --rm."""
+        rows = await self._store.read(lambda tx: list(tx.scan(RUNS)), long=True)
+        for row in rows:
+            scope = Scope(row.namespace)
+            over = row.pending or (row.options.remove and row.exit is not None)
+            if over and not self._tasks.has(scope, row.id):
+                await self._remove_record(scope, row)
+            elif row.pending:
+                await self.remove(scope, row.id, force=True)
+
+    # Looking.
+
+    async def select(self, scope: Scope, all: bool = False) -> list[ContainerView]:
+        """The namespace's containers, newest first; those that run unless `all`."""
+        records = await self._store.containers.select(scope)
+        views = [await self._view(scope, record) for record in records]
+        shown = [each for each in views if all or each.status in ("running", "paused")]
+        return sorted(shown, key=lambda each: -each.created_at)
+
+    async def get(self, scope: Scope, container: str) -> ContainerView:
+        """One container."""
+        return await self._view(scope, await self._container(scope, container))
+
+    async def _view(self, scope: Scope, record: Container) -> ContainerView:
+        row = await self._store.read(lambda tx: tx.get(RUNS, scope.namespace, record.id))
+        try:
+            state = await self._tasks.get(scope, record.id)
+        except NotFound:
+            state = None
+        return view(record, row, state)
+
+    async def inspect(self, scope: Scope, container: str) -> dict[str, Any]:
+        """Everything known, ready for JSON."""
+        record = await self._container(scope, container)
+        shown: dict[str, Any] = msgspec.to_builtins(await self._view(scope, record))
+        row = await self._store.read(lambda tx: tx.get(RUNS, scope.namespace, record.id))
+        shown["namespace"] = scope.namespace
+        shown["choice"] = msgspec.to_builtins(record.choice)
+        shown["options"] = msgspec.to_builtins(row.options) if row else None
+        shown["spec"] = msgspec.json.decode(record.spec.value) if record.spec else None
+        shown["snapshot_key"] = record.snapshot_key
+        shown["extensions"] = sorted(record.extensions)
+        shown["timings"] = self._timings.get((scope.namespace, record.id), [])
+        return shown
+
+    async def logs(self, scope: Scope, container: str) -> list[str]:
+        """The log files, oldest first."""
+        row = await self._row(scope, container)
+        directory = self._log_directory(row.namespace, row.id)
+
+        def age(path: Path) -> int:
+            suffix = path.name.removeprefix("container.log").lstrip(".")
+            return -int(suffix) if suffix.isdigit() else 0
+
+        return [str(path) for path in sorted(directory.glob("container.log*"), key=age)]
+
+    def timings(self, scope: Scope, container: str) -> list[tuple[str, float]]:
+        """The phases of the last start."""
+        return list(self._timings.get((scope.namespace, container), []))
+
+    def _log_directory(self, namespace: str, id: str) -> Path:
+        return self._logs / namespace / id
+
+    async def _row(self, scope: Scope, container: str) -> RunRow:
+        record = await self._container(scope, container)
+        row = await self._store.read(lambda tx: tx.get(RUNS, scope.namespace, record.id))
+        if row is None:
+            raise FailedPrecondition(
+                f"the container {record.id} was made by another client, which starts it and keeps its output"
+            )
+        return row
+
+    async def _container(self, scope: Scope, container: str) -> Container:
+        """By id, or by the first characters of one."""
+        try:
+            return await self._store.containers.get(scope, container)
+        except NotFound:
+            records = await self._store.containers.select(scope)
+            matching = [record for record in records if record.id.startswith(container)] if container else []
+            if len(matching) == 1:
+                return matching[0]
+            if matching:
+                names = ", ".join(record.id for record in matching[:5])
+                raise InvalidArgument(f"{container} is the beginning of several containers: {names}") from None
+            raise
+
+
+def _attachment(of: _Create | RunRow) -> Attachment:
+    return Attachment(f"{of.namespace}/{of.id}", of.namespace, of.id, of.network)
+
+
+def _wanted(fds: tuple[int, int, int], interactive: bool) -> tuple[int, int, int]:
+    return fds if interactive else (-1, fds[1], fds[2])
+
+
+def _taken(scope: Scope, name: str) -> AlreadyExists:
+    return AlreadyExists(
+        f"the name {name} is taken in the namespace {scope.namespace}: choose another, or imod rm {name}"
+    )

@@ -1,0 +1,511 @@
+"""The plain calls: containerd's Tasks service by meaning."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import shutil
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from intermodal_api.containerd.events import task_pb2 as events
+from intermodal_api.containerd.types import mount_pb2
+from intermodal_core.contracts.common import Mount
+from intermodal_core.contracts.managers.store import Scope, Store
+from intermodal_core.contracts.managers.tasks import Metric, TaskCreate
+from intermodal_core.contracts.metadata import MetadataStore, Transaction
+from intermodal_core.contracts.runtimes import CreateTask, Exit, ProcessState, Stdio, TaskRef
+from intermodal_core.errors import (
+    AlreadyExists,
+    FailedPrecondition,
+    IntermodalError,
+    InvalidArgument,
+    NotFound,
+    Unavailable,
+)
+from intermodal_core.events import EventBus
+from intermodal_core.filters import compile_filters, resolver_of
+from intermodal_core.registry import Registry
+from intermodal_oci.references import validate_identifier
+from intermodal_operations import Operation, Runner, Step
+
+from intermodal_tasks.tables import ALL, TASKS, TaskRow
+from intermodal_tasks.task import Process, Task
+
+__all__ = ["Tasks"]
+
+log = logging.getLogger("intermodal.tasks")
+
+#: Seconds that each task left by the last daemon has to be taken up.
+_ADOPT = 30.0
+
+
+class _Create(msgspec.Struct):
+    """State of the operation that creates a task: all that its undo needs."""
+
+    namespace: str
+    id: str
+    runtime: str
+    bundle: str
+    request: TaskCreate
+    pid: int = 0
+
+
+class Tasks:
+    """Implements `intermodal_core.contracts.managers.tasks.Tasks`.
+
+    `bundles` is a directory that is gone at reboot. `on_exit(scope, id, exit)` is called, once, when an init process has ended.
+    """
+
+    def __init__(self, store: Store, metadata: MetadataStore, registry: Registry, bus: EventBus, bundles: Path) -> None:
+        metadata.declare(*ALL)
+        self._store = store
+        self._registry = registry
+        self._bus = bus
+        self._bundles = bundles
+        self._tasks: dict[tuple[str, str], Task] = {}
+        self._adopting: dict[tuple[str, str], asyncio.Task[None]] = {}
+        self._background: set[asyncio.Task[None]] = set()
+        self._busy: AbstractContextManager[None] | None = None
+        self.on_exit: Callable[[Scope, str, Exit], Awaitable[None]] | None = None
+        self.operations = Runner(metadata, "tasks")
+        self.operations.register(
+            Operation(
+                "tasks.create",
+                _Create,
+                (
+                    Step("bundle", self._make_bundle, self._remove_bundle),
+                    Step("runtime", self._create_in_runtime, self._clean_in_runtime),
+                ),
+            )
+        )
+
+    # Creating and deleting.
+
+    async def create(self, scope: Scope, request: TaskCreate) -> int:
+        """Create the task of a container; returns its pid."""
+        container = await self._store.containers.get(scope, request.container)
+        key = (scope.namespace, container.id)
+        if key in self._tasks or key in self._adopting:
+            raise AlreadyExists(f"the container {container.id} has a task already: delete it first")
+        assert container.choice is not None
+        bundle = str(self._bundles / scope.namespace / container.id)
+        if request.options is None and container.runtime_options is not None:
+            request = msgspec.structs.replace(request, options=container.runtime_options)
+        state = _Create(scope.namespace, container.id, container.choice.instance, bundle, request)
+        runtime = await self._registry.require("runtimes", state.runtime)
+
+        def record(tx: Transaction) -> TaskRow:
+            row = TaskRow(*key, state.runtime, bundle, state.pid, time.time_ns(), request.stdio)
+            tx.put(TASKS, row)
+            self._store.emit(tx, scope.namespace, "/tasks/create", _created(row, request.rootfs))
+            return row
+
+        async with self._store.lock("task", *key):
+            if key in self._tasks:
+                raise AlreadyExists(f"the container {container.id} has a task already: delete it first")
+            row = await self.operations.run("tasks.create", state, record)
+            task = Task(row, runtime)
+            self._tasks[key] = task
+            self._hold()
+        self._watch(task, task.init)
+        return row.pid
+
+    async def _make_bundle(self, state: _Create) -> None:
+        container = await self._store.containers.get(Scope(state.namespace), state.id)
+        if container.spec is None:
+            raise InvalidArgument(f"the container {state.id} has no spec")
+        _check_spec(state.id, container.spec.value)
+        os.makedirs(state.bundle, mode=0o711, exist_ok=True)
+        with open(os.path.join(state.bundle, "config.json"), "wb") as file:
+            file.write(container.spec.value)
+
+    async def _remove_bundle(self, state: _Create) -> None:
+        await asyncio.to_thread(_remove_tree, state.bundle)
+
+    async def _create_in_runtime(self, state: _Create) -> None:
+        runtime = await self._registry.require("runtimes", state.runtime)
+        request = state.request
+        options = request.options
+        state.pid = await runtime.create(
+            TaskRef(state.namespace, state.id),
+            CreateTask(
+                state.bundle,
+                request.rootfs,
+                request.stdio,
+                options.type_url if options else "",
+                options.value if options else b"",
+            ),
+        )
+
+    async def _clean_in_runtime(self, state: _Create) -> None:
+        runtime = await self._registry.require("runtimes", state.runtime)
+        await runtime.cleanup(TaskRef(state.namespace, state.id), state.bundle)
+
+    async def delete(
+        self, scope: Scope, container: str, exec_id: str = "", also: Callable[[Transaction], None] | None = None
+    ) -> Exit:
+        """Forget a process that has ended; `also` joins the transaction that forgets init."""
+        task = await self._task(scope, container)
+        process = self._process(task, exec_id)
+        if exec_id:
+            ended: Exit = await task.runtime.delete(task.ref, exec_id)
+            await self._end(task, process, ended)
+            task.processes.pop(exec_id, None)
+            return ended
+        if process.started and process.exit is None:
+            raise FailedPrecondition(f"the container {container} runs: stop it first")
+        async with self._store.lock("task", scope.namespace, container):
+            if self._tasks.get((scope.namespace, container)) is not task:
+                raise NotFound(f"the container {container} has no task")
+            try:
+                ended = await task.runtime.delete(task.ref)
+            except (NotFound, Unavailable):
+                ended = await task.runtime.cleanup(task.ref, task.row.bundle)
+            ended = process.exit or ended
+
+            def forget(tx: Transaction) -> None:
+                tx.delete(TASKS, scope.namespace, container)
+                message = events.TaskDelete(
+                    container_id=container, pid=ended.pid or process.pid, exit_status=ended.status, id=container
+                )
+                message.exited_at.FromNanoseconds(ended.exited_at)
+                self._store.emit(tx, scope.namespace, "/tasks/delete", message)
+                if also is not None:
+                    also(tx)
+
+            await self._store.write(forget)
+            del self._tasks[scope.namespace, container]
+            self._hold()
+        for each in task.processes.values():
+            if each.watch is not None and each.watch is not asyncio.current_task():
+                each.watch.cancel()
+        process.exit = ended
+        process.ended.set()
+        await asyncio.to_thread(_remove_tree, task.row.bundle)
+        return msgspec.structs.replace(ended, pid=ended.pid or process.pid)
+
+    # Starting and ending.
+
+    async def start(
+        self, scope: Scope, container: str, exec_id: str = "", also: Callable[[Transaction], None] | None = None
+    ) -> int:
+        """Start a process; `also` joins the transaction that records init's start."""
+        task = await self._task(scope, container)
+        process = self._process(task, exec_id)
+        process.told.clear()
+        try:
+            process.pid = await task.runtime.start(task.ref, exec_id)
+            process.started = True
+            if exec_id:
+                message = events.TaskExecStarted(container_id=container, exec_id=exec_id, pid=process.pid)
+                await self._tell(scope, "/tasks/exec-started", message)
+            else:
+                row = msgspec.structs.replace(task.row, started_at=time.time_ns(), pid=process.pid)
+
+                def record(tx: Transaction) -> None:
+                    tx.put(TASKS, row)
+                    started = events.TaskStart(container_id=container, pid=process.pid)
+                    self._store.emit(tx, scope.namespace, "/tasks/start", started)
+                    if also is not None:
+                        also(tx)
+
+                await self._store.write(record)
+                task.row = row
+        finally:
+            process.told.set()
+        return process.pid
+
+    def _watch(self, task: Task, process: Process) -> None:
+        process.watch = self._later(self._until_end(task, process))
+
+    async def _until_end(self, task: Task, process: Process) -> None:
+        try:
+            ended: Exit = await task.runtime.wait(task.ref, process.exec_id)
+        except (NotFound, Unavailable) as error:
+            if process.exec_id:
+                ended = Exit(process.pid, 137, time.time_ns())  # it went with the shim
+            else:
+                log.warning("%s/%s: %s; what is left of it is removed", task.ref.namespace, task.ref.id, error)
+                ended = await task.runtime.cleanup(task.ref, task.row.bundle)
+        await self._end(task, process, ended)
+
+    async def _end(self, task: Task, process: Process, ended: Exit) -> None:
+        """Record an end, once, after its start; then tell who waits."""
+        await process.told.wait()
+        if process.exit is not None:
+            return
+        process.exit = ended = msgspec.structs.replace(ended, pid=ended.pid or process.pid)
+        scope = Scope(task.ref.namespace)
+        message = events.TaskExit(
+            container_id=task.ref.id, id=process.exec_id or task.ref.id, pid=ended.pid, exit_status=ended.status
+        )
+        message.exited_at.FromNanoseconds(ended.exited_at)
+        if process.exec_id:
+            await self._tell(scope, "/tasks/exit", message)
+        else:
+            task.row = row = msgspec.structs.replace(task.row, exit=ended)
+
+            def record(tx: Transaction) -> None:
+                if tx.get(TASKS, row.namespace, row.id) is not None:
+                    tx.put(TASKS, row)
+                self._store.emit(tx, row.namespace, "/tasks/exit", message)
+
+            await self._store.write(record)
+        process.ended.set()
+        if not process.exec_id and self.on_exit is not None:
+            self._later(self.on_exit(scope, task.ref.id, ended))
+
+    async def _tell(self, scope: Scope, topic: str, message: Any) -> None:
+        self._bus.publish(scope.namespace, topic, message.DESCRIPTOR.full_name, message.SerializeToString())
+
+    async def wait(self, scope: Scope, container: str, exec_id: str = "") -> Exit:
+        """When the process has ended."""
+        process = self._process(await self._task(scope, container), exec_id)
+        await process.ended.wait()
+        assert process.exit is not None
+        return process.exit
+
+    async def forward(self, namespace: str, topic: str, type_url: str, event: bytes) -> None:
+        """Take an event from a shim."""
+        if topic != "/tasks/exit":
+            self._bus.publish(namespace, topic, type_url, event)
+            return
+        message = events.TaskExit.FromString(event)
+        task = self._tasks.get((namespace, message.container_id))
+        exec_id = "" if message.id == message.container_id else message.id
+        process = task.processes.get(exec_id) if task else None
+        if task is not None and process is not None:
+            ended = Exit(message.pid, message.exit_status, message.exited_at.ToNanoseconds())
+            await self._end(task, process, ended)
+
+    # The rest of the service.
+
+    async def get(self, scope: Scope, container: str, exec_id: str = "") -> ProcessState:
+        """A process's state."""
+        task = await self._task(scope, container)
+        return task.state(self._process(task, exec_id))
+
+    async def select(self, scope: Scope) -> list[ProcessState]:
+        """The namespace's tasks, exec processes apart."""
+        if not scope.namespace:
+            raise FailedPrecondition("no namespace was given: name one (ctr and imod: -n NAMESPACE)")
+        return [task.state(task.init) for (namespace, _), task in self._tasks.items() if namespace == scope.namespace]
+
+    async def kill(self, scope: Scope, container: str, signal: int, exec_id: str = "", all: bool = False) -> None:
+        """Send a signal."""
+        task = await self._task(scope, container)
+        process = self._process(task, exec_id)
+        if process.exit is not None and not all:
+            raise NotFound(f"the process {exec_id or container} has ended")
+        await task.runtime.kill(task.ref, signal, exec_id, all)
+
+    async def exec(self, scope: Scope, container: str, exec_id: str, process: bytes, stdio: Stdio) -> None:
+        """Add a process."""
+        validate_identifier(exec_id)
+        task = await self._task(scope, container)
+        if exec_id in task.processes:
+            raise AlreadyExists(f"the container {container} has a process {exec_id} already")
+        if task.init.status != "running":
+            raise FailedPrecondition(f"the container {container} is {task.init.status}: start it first")
+        added = task.processes[exec_id] = Process(exec_id, stdio)
+        try:
+            await task.runtime.exec(task.ref, exec_id, process, stdio)
+        except BaseException:
+            del task.processes[exec_id]
+            raise
+        await self._tell(scope, "/tasks/exec-added", events.TaskExecAdded(container_id=container, exec_id=exec_id))
+        self._watch(task, added)
+
+    async def resize(self, scope: Scope, container: str, width: int, height: int, exec_id: str = "") -> None:
+        """Set a terminal's size."""
+        task = await self._task(scope, container)
+        self._process(task, exec_id)
+        await task.runtime.resize(task.ref, width, height, exec_id)
+
+    async def close_stdin(self, scope: Scope, container: str, exec_id: str = "") -> None:
+        """No more input."""
+        task = await self._task(scope, container)
+        if self._process(task, exec_id).exit is None:
+            await task.runtime.close_stdin(task.ref, exec_id)
+
+    async def attach(
+        self, scope: Scope, container: str, fds: tuple[int, int, int], exec_id: str = "", hold: bool = False
+    ) -> None:
+        """Add descriptors to a process's streams; see the runtimes contract."""
+        task = await self._task(scope, container)
+        self._process(task, exec_id)
+        await task.runtime.attach(task.ref, fds, exec_id, hold)
+
+    async def pause(self, scope: Scope, container: str) -> None:
+        """Freeze."""
+        task = await self._task(scope, container)
+        await task.runtime.pause(task.ref)
+        task.paused = True
+        await self._tell(scope, "/tasks/paused", events.TaskPaused(container_id=container))
+
+    async def resume(self, scope: Scope, container: str) -> None:
+        """Thaw."""
+        task = await self._task(scope, container)
+        await task.runtime.resume(task.ref)
+        task.paused = False
+        await self._tell(scope, "/tasks/resumed", events.TaskResumed(container_id=container))
+
+    async def pids(self, scope: Scope, container: str) -> list[int]:
+        """Host pids inside."""
+        task = await self._task(scope, container)
+        return await task.runtime.pids(task.ref)  # type: ignore[no-any-return]
+
+    async def update(self, scope: Scope, container: str, resources: bytes) -> None:
+        """Change limits."""
+        task = await self._task(scope, container)
+        await task.runtime.update(task.ref, resources)
+
+    async def metrics(self, scope: Scope, filters: Sequence[str] = ()) -> list[Metric]:
+        """Counters of running tasks; filters on id. A task that ends meanwhile is left out."""
+        matches = compile_filters(list(filters))
+        chosen = [
+            task
+            for (namespace, id), task in self._tasks.items()
+            if namespace == scope.namespace and task.init.exit is None and matches(resolver_of({"id": id}))
+        ]
+        found = await asyncio.gather(*(task.runtime.stats(task.ref) for task in chosen), return_exceptions=True)
+        now = time.time_ns()
+        metrics = []
+        for task, stats in zip(chosen, found, strict=True):
+            if not isinstance(stats, BaseException):
+                metrics.append(Metric(task.ref.id, now, stats.type_url, stats.data))
+            elif not isinstance(stats, IntermodalError):
+                raise stats
+        return metrics
+
+    async def _task(self, scope: Scope, container: str) -> Task:
+        if not scope.namespace:
+            raise FailedPrecondition("no namespace was given: name one (ctr and imod: -n NAMESPACE)")
+        key = (scope.namespace, container)
+        adopting = self._adopting.get(key)
+        if adopting is not None:
+            await asyncio.shield(adopting)
+        task = self._tasks.get(key)
+        if task is None:
+            raise NotFound(f"the container {container} has no task in the namespace {scope.namespace}")
+        return task
+
+    def _process(self, task: Task, exec_id: str) -> Process:
+        process = task.processes.get(exec_id)
+        if process is None:
+            raise NotFound(f"the container {task.ref.id} has no process {exec_id}")
+        return process
+
+    def has(self, scope: Scope, container: str) -> bool:
+        """Whether the container has a task."""
+        key = (scope.namespace, container)
+        return key in self._tasks or key in self._adopting
+
+    def _hold(self) -> None:
+        """A daemon that ends when it is idle is not idle while there is a task."""
+        if self._tasks or self._adopting:
+            if self._busy is None:
+                self._busy = self._registry.idle.busy()
+                self._busy.__enter__()
+        elif self._busy is not None:
+            self._busy.__exit__(None, None, None)
+            self._busy = None
+
+    # After a restart.
+
+    async def adopt(self) -> None:
+        """Take up every task that the last daemon left; all at once, each with its deadline."""
+        rows = await self._store.read(lambda tx: list(tx.scan(TASKS)), long=True)
+        for row in rows:
+            key = (row.namespace, row.id)
+            self._adopting[key] = self._later(self._adopt(row))
+        self._hold()
+        await self.operations.recover(_ADOPT)
+        await asyncio.gather(*self._adopting.values(), return_exceptions=True)
+
+    async def _adopt(self, row: TaskRow) -> None:
+        key = (row.namespace, row.id)
+        ref = TaskRef(row.namespace, row.id)
+        try:
+            async with asyncio.timeout(_ADOPT):
+                runtime = await self._registry.require("runtimes", row.runtime)
+                task = Task(row, runtime)
+                self._tasks[key] = task
+                try:
+                    await runtime.connect(ref, row.bundle)
+                except (NotFound, Unavailable) as error:
+                    if row.exit is None:
+                        log.warning("%s/%s did not outlive the last daemon: %s", *key, error)
+                    ended = await runtime.cleanup(ref, row.bundle)
+                    await self._end(task, task.init, ended)
+                else:
+                    state: ProcessState = await runtime.state(ref)
+                    task.paused = state.status == "paused"
+                    if state.status in ("running", "paused"):
+                        task.init.started = True
+                    if row.exit is None:
+                        self._watch(task, task.init)
+                    elif self.on_exit is not None:
+                        self._later(self.on_exit(Scope(row.namespace), row.id, row.exit))
+        except (TimeoutError, IntermodalError) as error:
+            log.error("%s/%s could not be taken up: %s", *key, error)
+        finally:
+            self._adopting.pop(key, None)
+            self._hold()
+
+    def _later(self, work: Any) -> asyncio.Task[None]:
+        task: asyncio.Task[None] = asyncio.get_running_loop().create_task(work)
+        self._background.add(task)
+        task.add_done_callback(self._ended)
+        return task
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._background.discard(task)
+        if not task.cancelled() and task.exception() is not None:
+            log.error("in the background", exc_info=task.exception())
+
+    async def close(self) -> None:
+        """Stop watching; tasks live on and are taken up by the next daemon."""
+        for task in list(self._background):
+            task.cancel()
+        await asyncio.gather(*self._background, return_exceptions=True)
+        await self.operations.close()
+
+
+def _check_spec(id: str, spec: bytes) -> None:
+    try:
+        document = msgspec.json.decode(spec)
+    except msgspec.DecodeError as error:
+        raise InvalidArgument(f"the spec of the container {id} is not JSON: {error}") from error
+    process = document.get("process") if isinstance(document, dict) else None
+    if not isinstance(process, dict) or not process.get("args"):
+        raise InvalidArgument(f"the spec of the container {id} lacks process.args: it names no command")
+
+
+def _created(row: TaskRow, rootfs: Sequence[Mount]) -> events.TaskCreate:
+    stdio = row.stdio
+    return events.TaskCreate(
+        container_id=row.id,
+        bundle=row.bundle,
+        rootfs=[mount_pb2.Mount(type=m.type, source=m.source, target=m.target, options=m.options) for m in rootfs],
+        io=events.TaskIO(stdin=stdio.stdin, stdout=stdio.stdout, stderr=stdio.stderr, terminal=stdio.terminal),
+        pid=row.pid,
+    )
+
+
+def _remove_tree(path: str) -> None:
+    """Remove a bundle. What is mounted at its rootfs is a snapshot's: that is never gone into."""
+    try:
+        os.rmdir(os.path.join(path, "rootfs"))
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        log.error("the bundle %s stays, its rootfs is still in use: %s", path, error)
+        return
+    shutil.rmtree(path, ignore_errors=True)

@@ -1,0 +1,69 @@
+"""The adapter: `managers.tasks`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import msgspec
+from intermodal_core.plugin import Context, Plugin
+
+from intermodal_tasks.composite import Composite
+from intermodal_tasks.manager import Tasks
+from intermodal_tasks.specs import Lookups
+
+__all__ = ["Config", "TasksManager", "plugin"]
+
+
+class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Options of `[managers.tasks]`."""
+
+    log_size: Annotated[
+        int, msgspec.Meta(ge=4096, description="Bytes of a container's log file before it is rotated.")
+    ] = 16 << 20
+    log_files: Annotated[int, msgspec.Meta(ge=1, description="Log files kept for each container.")] = 5
+    cgroup_parent: Annotated[
+        str,
+        msgspec.Meta(description="Where the cgroups of containers made by imod go; below it one for each namespace."),
+    ] = ""
+
+
+class TasksManager(Tasks):
+    """The plain calls, and as `composite` what commands call."""
+
+    def __init__(self, context: Context[Config]) -> None:
+        store = context.get("managers", "store")
+        state = context.state_dir()
+        super().__init__(store, context.get("metadata"), context.registry, context.events, state / "bundles")
+        self._lookups = Lookups(state / "lookups")
+        self.composite = Composite(
+            self,
+            store,
+            context.get("managers", "images"),
+            context.get("managers", "policy"),
+            context.registry,
+            context.root_dir() / "logs",
+            self._lookups,
+            f"?size={context.config.log_size}&files={context.config.log_files}",
+            context.config.cgroup_parent,
+        )
+
+    async def __aenter__(self) -> TasksManager:
+        """Take up what the last daemon left, in the background: sockets serve meanwhile."""
+        self._lookups.clean()
+        self._recovery = self._later(self._recover())
+        return self
+
+    async def _recover(self) -> None:
+        await self.adopt()
+        await self.composite.recover()
+
+    async def __aexit__(self, *_: object) -> None:
+        """Stop watching; tasks live on."""
+        await self.close()
+
+
+plugin = Plugin(
+    factory=TasksManager,
+    config=Config,
+    requires=("metadata", "managers.store", "managers.images", "managers.policy"),
+)

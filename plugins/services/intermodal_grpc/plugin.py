@@ -1,0 +1,82 @@
+"""The adapter: `services.grpc`, the daemon's main socket."""
+
+from __future__ import annotations
+
+import uuid
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+from intermodal_core.plugin import Context, Plugin
+
+from intermodal_grpc.server import Server, Service
+from intermodal_grpc.services.containers import Containers
+from intermodal_grpc.services.content import Content
+from intermodal_grpc.services.diff import Diff
+from intermodal_grpc.services.events import Events
+from intermodal_grpc.services.health import Health
+from intermodal_grpc.services.images import Images
+from intermodal_grpc.services.introspection import Introspection
+from intermodal_grpc.services.leases import Leases
+from intermodal_grpc.services.namespaces import Namespaces
+from intermodal_grpc.services.snapshots import Snapshots
+from intermodal_grpc.services.tasks import TasksService
+from intermodal_grpc.services.version import Version
+
+__all__ = ["Config", "GrpcService", "plugin"]
+
+
+class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Options of `[services.grpc]`."""
+
+    grace: Annotated[
+        float, msgspec.Meta(ge=0, description="Seconds that calls under way have when the daemon stops.")
+    ] = 2.0
+
+
+class GrpcService:
+    """The server's life within the daemon's."""
+
+    def __init__(self, context: Context[Config]) -> None:
+        self._context = context
+        self._server: Server | None = None
+
+    async def __aenter__(self) -> GrpcService:
+        """Serve on the daemon's main address."""
+        context = self._context
+        store = context.get("managers", "store")
+        images = context.get("managers", "images")
+        tasks = context.get("managers", "tasks")
+        services: list[Service] = [
+            Namespaces(store),
+            Content(store),
+            Images(store),
+            Snapshots(store),
+            Diff(images),
+            Containers(store),
+            TasksService(tasks),
+            Leases(store),
+            Events(context.events, tasks),
+            Introspection(context.registry, _uuid(context.root_dir() / "uuid")),
+            Version(),
+        ]
+        services.append(Health([service.descriptor.full_name for service in services]))
+        self._server = Server(services, context.registry.idle.busy)
+        core = context.registry.config.core
+        await self._server.listen(context.address, int(core.socket_mode, 8), core.socket_owner, core.socket_group)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        """Let go of the socket."""
+        if self._server is not None:
+            await self._server.close(self._context.config.grace)
+
+
+def _uuid(path: Path) -> str:
+    """This root's own, made once."""
+    if not path.exists():
+        path.write_text(str(uuid.uuid4()))
+    return path.read_text()
+
+
+plugin = Plugin(factory=GrpcService, config=Config, requires=("managers.store", "managers.images", "managers.tasks"))
