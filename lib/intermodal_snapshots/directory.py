@@ -133,6 +133,7 @@ class DirectorySnapshotter(ABC):
                 raise Unimplemented(f"This snapshotter cannot rebase: prepare {key!r} on top of {parent!r} instead")
             below = self._records.parent_of(parent)
         if record.info.kind == "active":
+            self._records.check_free(name)  # before the costly part; `Records.commit` decides
             with self._by_meaning(f"commit snapshot {key!r}"):
                 self.seal(self._directory(record.id))
             sys.audit("intermodal.step", "snapshots.sealed")
