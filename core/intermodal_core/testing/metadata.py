@@ -29,6 +29,10 @@ R = TypeVar("R", bound=msgspec.Struct)
 StoreFactory = Callable[[Path], MetadataStore]
 
 
+#: Examples of one test may share a store: each begins by emptying it. Several subclasses of the kit run one test.
+_SHARED = [HealthCheck.function_scoped_fixture, HealthCheck.differing_executors]
+
+
 class Thing(msgspec.Struct, frozen=True):
     """A record with what records have: text, numbers, bytes, a mapping."""
 
@@ -455,7 +459,7 @@ class MetadataStoreKit:
         assert _read(store, lambda tx: tx.count(numbers)) == 3
         store.close()
 
-    @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+    @settings(max_examples=25, deadline=None, suppress_health_check=_SHARED)
     @given(st.data())
     def test_m1_m2_m3_m4_m5_any_history(self, store: MetadataStore, data: st.DataObject) -> None:
         """[M1] to [M5] Any history of puts and deletes gives what a sorted dictionary gives."""
