@@ -22,13 +22,12 @@ class ControlService:
         self._address = Path(f"{context.address}.control")
         self._core = context.registry.config.core
 
-    async def start(self) -> None:
-        """Serve on ADDRESS.control."""
+    async def __aenter__(self) -> ControlService:
         core = self._core
         self._server.listen(self._address, int(core.socket_mode, 8), core.socket_owner, core.socket_group)
+        return self
 
-    async def stop(self) -> None:
-        """Let go of the socket."""
+    async def __aexit__(self, *_: object) -> None:
         await self._server.close()
 
 

@@ -1,0 +1,95 @@
+"""Values as people write them on the command line. Each function raises argparse.ArgumentTypeError with what was expected."""
+
+from __future__ import annotations
+
+import os
+from argparse import ArgumentTypeError
+
+__all__ = ["bind_mount", "cpus", "environment", "label", "memory", "seconds", "signal_number", "tail"]
+
+_UNITS = {"": 1, "b": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
+
+
+def memory(text: str) -> int:
+    """Bytes, with a unit of 1024: 512m, 1g, 1.5GiB."""
+    number = text.lower().removesuffix("ib") if text.lower().endswith("ib") else text.lower()
+    number = number[:-1] if number.endswith("b") and number[-2:-1] in _UNITS and number[-2:-1] else number
+    unit = number[-1:] if number[-1:] in _UNITS and number[-1:] else ""
+    try:
+        value = float(number.removesuffix(unit)) * _UNITS[unit]
+    except ValueError:
+        raise ArgumentTypeError(f"{text!r} is no size: write bytes, or 512m, 1g") from None
+    if not 0 < value < 1 << 63:
+        raise ArgumentTypeError(f"{text!r} is no size that memory can have")
+    return int(value)
+
+
+def cpus(text: str) -> float:
+    """Cores, as a decimal number."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < 100_000:
+        raise ArgumentTypeError(f"{text!r} is no number of cores: write one such as 0.5 or 2")
+    return value
+
+
+def seconds(text: str) -> float:
+    """Seconds, 0 or more."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value < 1e9:
+        raise ArgumentTypeError(f"{text!r} is no number of seconds")
+    return value
+
+
+def environment(text: str) -> str:
+    """K=V; K alone takes the value from imod's own environment, and an unset one stays unset ("")."""
+    name, equals, _ = text.partition("=")
+    if not name:
+        raise ArgumentTypeError(f"{text!r} has no name: write NAME=VALUE")
+    if equals:
+        return text
+    return f"{name}={os.environ[name]}" if name in os.environ else ""
+
+
+def label(text: str) -> tuple[str, str]:
+    """K=V, or K alone for an empty value."""
+    name, _, value = text.partition("=")
+    if not name:
+        raise ArgumentTypeError(f"{text!r} has no name: write NAME=VALUE")
+    return name, value
+
+
+def bind_mount(text: str) -> dict[str, object]:
+    """SRC:DST[:ro|rw]; a source that is not absolute is seen from here."""
+    parts = text.split(":")
+    if len(parts) not in (2, 3) or not all(parts) or parts[2:] not in ([], ["ro"], ["rw"]):
+        raise ArgumentTypeError(f"{text!r} is no mount: write SRC:DST or SRC:DST:ro")
+    if not parts[1].startswith("/"):
+        raise ArgumentTypeError(f"{text!r} mounts on {parts[1]!r}: write a path that begins with /")
+    return {"source": os.path.abspath(parts[0]), "target": parts[1], "readonly": parts[2:] == ["ro"]}
+
+
+def signal_number(text: str) -> int:
+    """15, TERM or SIGTERM."""
+    from intermodal_core.errors import InvalidArgument
+
+    from intermodal._signals import number
+
+    try:
+        return number(text)
+    except InvalidArgument as error:
+        raise ArgumentTypeError(error.message) from None
+
+
+def tail(text: str) -> int:
+    """A number of lines; -1 is all of them."""
+    if text == "all":
+        return -1
+    if text.isdecimal():
+        return int(text)
+    raise ArgumentTypeError(f"{text!r} is no number of lines: write one, or all")
