@@ -1,14 +1,26 @@
 """Bundles for runc: a busybox root filesystem and a small spec, with a cgroup parent of each test's own."""
 
+import asyncio
 import json
 import os
 import shutil
+import signal
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from google.protobuf.empty_pb2 import Empty
+from google.protobuf.message import Message
+from intermodal_api.containerd.events import task_pb2 as events
+from intermodal_api.containerd.services.ttrpc_events_pb2 import ForwardRequest
+from intermodal_core.contracts.common import Mount
+from intermodal_core.contracts.runtimes import CreateTask, Stdio, TaskRef
+from intermodal_core.spawner import Spawner
+from intermodal_shim.driver import FORKED, ShimRuntime
+from intermodal_shim.runtime import Options
+from intermodal_ttrpc.server import Call, Server, bind
 
 BUSYBOX = Path("/bin/busybox")
 CONTROLLERS = ("cpu", "cpuacct", "memory", "pids", "blkio", "devices", "freezer", "cpuset", "unified", "systemd")
@@ -92,3 +104,85 @@ def make_bundle(tmp_path: Path, rootfs: Path, cgroup_parent: str) -> Iterator[Ma
     for point in left:
         subprocess.run(["umount", "-l", point], check=False)
     assert not left, f"mounts left behind: {left}"
+
+
+class Daemon:
+    """What a daemon is to shims: a driver, and a ttrpc socket that takes events."""
+
+    def __init__(self, spawner: Spawner, state: Path, rootfs: Path, **options: Any) -> None:
+        self.state = state
+        self.address = str(state / "events.ttrpc")
+        self.runtime = ShimRuntime("runc", spawner, state, self.address, Options(**options))
+        self.events: list[tuple[str, Message]] = []
+        self.changed = asyncio.Condition()
+        self._rootfs = Mount("bind", str(rootfs), ("rbind", "ro"))
+        self._server: Server | None = None
+
+    def listen(self) -> None:
+        forward = {"Forward": (ForwardRequest, self._forward)}
+        self._server = Server(bind(self.address), {"containerd.services.events.ttrpc.v1.Events": forward})
+
+    async def close(self) -> None:
+        await self.runtime.stop()
+        if self._server is not None:
+            await self._server.stop()
+
+    async def _forward(self, request: ForwardRequest, call: Call) -> Empty:
+        envelope = request.envelope
+        kind = getattr(events, envelope.event.type_url.rpartition(".")[2])
+        async with self.changed:
+            self.events.append((envelope.topic, kind.FromString(envelope.event.value)))
+            self.changed.notify_all()
+        return Empty()
+
+    async def event(self, topic: str, count: int = 1) -> Any:
+        """The count-th event of the topic, waited for."""
+        async with self.changed:
+            await self.changed.wait_for(lambda: sum(name == topic for name, _ in self.events) >= count)
+        return [event for name, event in self.events if name == topic][count - 1]
+
+    async def create(self, bundle: Path, stdio: Stdio | None = None, **request: Any) -> TaskRef:
+        """Create the bundle's container; its id is the directory's name."""
+        task = TaskRef("imtest", bundle.name)
+        given = CreateTask(bundle=str(bundle), rootfs=(self._rootfs,), stdio=stdio or Stdio(), **request)
+        await self.runtime.create(task, given)
+        return task
+
+    async def end(self, task: TaskRef) -> None:
+        """Kill and delete."""
+        await self.runtime.kill(task, signal.SIGKILL)
+        await self.runtime.wait(task)
+        await self.runtime.delete(task)
+
+
+@pytest.fixture(scope="session")
+def spawner() -> Iterator[Spawner]:
+    spawner = Spawner()
+    spawner.preload(FORKED, deadline=30)
+    yield spawner
+    spawner.close()
+
+
+Body = Callable[[Daemon], Awaitable[None]]
+
+
+@pytest.fixture
+def with_daemon(spawner: Spawner, tmp_path: Path, rootfs: Path) -> Callable[..., None]:
+    """with_daemon(body, **options of the runtime): run `body(daemon)` on a loop, within 60 s."""
+
+    def run(body: Body, listening: bool = True, **options: Any) -> None:
+        async def main() -> None:
+            state = tmp_path / "state"
+            state.mkdir(exist_ok=True)
+            daemon = Daemon(spawner, state, rootfs, **options)
+            if listening:
+                daemon.listen()
+            try:
+                async with asyncio.timeout(60):
+                    await body(daemon)
+            finally:
+                await daemon.close()
+
+        asyncio.run(main())
+
+    return run

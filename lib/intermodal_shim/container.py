@@ -1,0 +1,567 @@
+"""A container under the runtime's commands. Every method returns at once; what takes time answers through `answer(error)`."""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import signal
+from collections import deque
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from google.protobuf.message import Message
+from intermodal_api.containerd.events import task_pb2 as events
+from intermodal_core import syscalls
+from intermodal_core.contracts.common import Mount
+from intermodal_core.errors import (
+    AlreadyExists,
+    FailedPrecondition,
+    IntermodalError,
+    InvalidArgument,
+    NotFound,
+    PermissionDenied,
+    from_os_error,
+)
+from intermodal_snapshots.mounts import mount_all
+
+from intermodal_shim.cgroups import Cgroup
+from intermodal_shim.loop import Loop
+from intermodal_shim.process import CREATED, PAUSED, PAUSING, RUNNING, STOPPED, UNKNOWN, Process
+from intermodal_shim.runtime import Runtime
+from intermodal_shim.stdio import Stdio, Streams
+
+__all__ = ["Answer", "Container", "Host"]
+
+Answer = Callable[[IntermodalError | None], object]
+
+_ID = re.compile(r"[A-Za-z0-9]+(?:[._-][A-Za-z0-9]+)*")
+# An unescaped quote cannot be inside a JSON string, so these match keys and values only.
+_POSTSTOP = re.compile(rb'"poststop"\s*:\s*\[\s*\{')
+_PID_NAMESPACE = re.compile(rb'\{[^{}]*"type"\s*:\s*"pid"[^{}]*\}')
+
+
+class Host(Protocol):
+    """The shim, as a container sees it."""
+
+    loop: Loop
+    namespace: str
+
+    def log(self, message: str) -> None:
+        """A line for the shim's own log."""
+
+    def publish(self, topic: str, event: Message, always: bool = False) -> None:
+        """Tell the daemon; without `always` only where it wants all events."""
+
+    def forget(self, container: Container) -> None:
+        """The container is deleted, or was never made."""
+
+
+class Container:
+    """Commands that change the container's state run one after the other (`_queue`); starting an exec process and sending a
+    signal wait for none of them.
+    """
+
+    def __init__(self, host: Host, runtime: Runtime, id: str, bundle: str, streams: Streams) -> None:
+        self.id = id
+        self.bundle = bundle
+        self.init = Process("", streams)
+        self.execs: dict[str, Process] = {}
+        self.cgroup: Cgroup | None = None
+        self._host = host
+        self._runtime = runtime
+        self._queue: deque[Callable[[], object]] = deque()
+        self._busy = False
+        self._mounted = False
+        self._removed = False
+        self._removing = False
+        self._when_removed: list[Answer] = []
+        self._own_pids = True
+        self._poststop = False
+        self._oom_watch = -1
+        self._oom_kills = 0
+        self._final_metrics: Message | None = None
+        self._ending: int | None = None
+
+    # Life of init
+
+    def create(self, mounts: list[Mount], answer: Answer) -> None:
+        """Mount the root filesystem, open the streams, `runc create`. On an error everything is undone first."""
+        self._busy = True
+
+        def created(error: IntermodalError | None) -> None:
+            if error is not None:
+                self._undo_create(error, answer)
+                return
+            answer(None)
+            self._next()
+
+        try:
+            self._read_spec()
+            if mounts:
+                rootfs = os.path.join(self.bundle, "rootfs")
+                os.makedirs(rootfs, mode=0o711, exist_ok=True)
+                mount_all(mounts, rootfs)
+                self._mounted = True
+        except (IntermodalError, OSError) as error:
+            created(_by_meaning(error, f"preparing container {self.id}"))
+            return
+        self._open(self.init, "init", lambda error: self._create(error, created))
+
+    def _create(self, error: IntermodalError | None, created: Answer) -> None:
+        if error is not None:
+            created(error)
+            return
+        options = self._runtime.options
+        stdio = self.init.streaming()
+        pid_file = os.path.join(self.bundle, "init.pid")
+        arguments = ["--bundle", self.bundle, "--pid-file", pid_file]
+        arguments += ["--console-socket", stdio.console_path] if stdio.console_path else []
+        arguments += ["--no-pivot"] if options.no_pivot else []
+        arguments += ["--no-new-keyring"] if options.no_new_keyring else []
+
+        def ended(error: IntermodalError | None, report: bytes) -> None:
+            if error is None:
+                error = self._take_up(self.init, pid_file)
+            if error is None:
+                self.init.status = CREATED
+                self._watch_oom()
+                event = events.TaskCreate(container_id=self.id, bundle=self.bundle, pid=self.init.pid)
+                self._host.publish("/tasks/create", event)
+            created(error)
+            if error is None:
+                self._host.loop.watch(self.init.pid, self._init_ended)
+
+        self._run("create", *arguments, self.id, ended=ended, fds=stdio.fds, default=InvalidArgument)
+
+    def _undo_create(self, error: IntermodalError, answer: Answer) -> None:
+        def undone(_: IntermodalError | None, report: bytes) -> None:
+            self._unmount()
+            self._host.forget(self)
+            answer(error)
+
+        if self.init.stdio is not None:
+            self.init.stdio.close()
+        # A container of that id that another made is not ours to delete; without its directory there is none.
+        root = self._runtime.options.root
+        if isinstance(error, AlreadyExists) or (root and not os.path.isdir(os.path.join(root, self.id))):
+            undone(None, b"")
+        else:
+            self._run("delete", "--force", self.id, ended=undone)
+
+    def start(self, exec_id: str, answer: Answer) -> None:
+        """Start init or an exec process. Its exit is told after this was answered."""
+        process = self.process(exec_id)
+        if process.status != CREATED or process.starting:
+            raise FailedPrecondition(f"process {exec_id or 'init'} of container {self.id} was started already")
+        process.starting = True
+
+        def started(error: IntermodalError | None) -> None:
+            process.starting = False
+            if error is None and process.status == CREATED:
+                process.status = RUNNING
+            if error is None:
+                self._publish_start(process)
+            answer(error)
+            if process.early is not None:
+                status, process.early = process.early, None
+                self._ended(process, status)
+            elif error is not None and exec_id:
+                self._exec_failed(process, error)
+
+        if exec_id:
+            self._open(process, f"exec-{exec_id}", lambda error: self._start_exec(process, error, started))
+        else:
+            self._enqueue(lambda: self._command("start", self.id, answer=started))
+
+    def _start_exec(self, process: Process, error: IntermodalError | None, started: Answer) -> None:
+        if error is not None:
+            started(error)
+            return
+        stdio = process.streaming()
+        base = os.path.join(self.bundle, f"exec-{process.exec_id}")
+        spec, pid_file = f"{base}.json", f"{base}.pid"
+
+        def ended(error: IntermodalError | None, report: bytes) -> None:
+            if error is None:
+                error = self._take_up(process, pid_file)
+            _unlink(spec)
+            _unlink(pid_file)
+            if error is None:
+                process.status = RUNNING
+                self._host.loop.watch(process.pid, lambda status: self._ended(process, status))
+            else:
+                stdio.close()
+            started(error)
+
+        try:
+            with open(spec, "xb", opener=_private) as file:
+                file.write(process.spec)
+        except OSError as failed:
+            stdio.close()
+            started(from_os_error(failed, "writing the process"))
+            return
+        process.spec = b""
+        arguments = ["--process", spec, "--detach", "--pid-file", pid_file]
+        arguments += ["--console-socket", stdio.console_path] if stdio.console_path else []
+        self._run("exec", *arguments, self.id, ended=ended, fds=stdio.fds)
+
+    def exec(self, exec_id: str, streams: Streams, spec: bytes) -> None:
+        """Add a process, to be started later."""
+        if exec_id in self.execs:
+            raise AlreadyExists(f"container {self.id} has a process {exec_id} already")
+        if len(exec_id) > 76 or not _ID.fullmatch(exec_id):
+            raise InvalidArgument(f"{exec_id!r} is no identifier: letters and digits, with single . _ - between them")
+        if not self.init.alive:
+            raise FailedPrecondition(f"container {self.id} does not run: nothing can be executed in it")
+        self.execs[exec_id] = Process(exec_id, streams, spec)
+        event = events.TaskExecAdded(container_id=self.id, exec_id=exec_id)
+        self._host.publish("/tasks/exec-added", event)
+
+    def _exec_failed(self, process: Process, error: IntermodalError) -> None:
+        """It never ran; who waits for it gets a shell's status for that."""
+        process.end(127 if isinstance(error, NotFound) else 126 if isinstance(error, PermissionDenied) else 255)
+        self._init_may_end()
+
+    # Ends
+
+    def _init_ended(self, status: int) -> None:
+        self._ended(self.init, status)
+
+    def _ended(self, process: Process, status: int) -> None:
+        """A process ended: told once its start was answered, init's after all others'."""
+        if process.starting:
+            process.early = status
+        elif process is self.init:
+            self._ending = status
+            if not self._own_pids:
+                self._kill_all()
+            self._init_may_end()
+        else:
+            self._tell_end(process, status)
+            self._init_may_end()
+
+    def _init_may_end(self) -> None:
+        if self._ending is None or any(process.alive or process.starting for process in self.execs.values()):
+            return
+        status, self._ending = self._ending, None
+        self._read_oom()
+        self._tell_end(self.init, status)
+        if self.cgroup is not None:
+            self._unwatch_oom()
+            self._final_metrics = self.cgroup.metrics()
+        if not self._poststop:
+            self._enqueue(self._remove)
+
+    def _tell_end(self, process: Process, status: int) -> None:
+        process.end(status)
+        event = events.TaskExit(
+            container_id=self.id, id=process.exec_id or self.id, pid=process.pid, exit_status=status
+        )
+        event.exited_at.FromNanoseconds(process.exited_at)
+        self._host.publish("/tasks/exit", event, always=True)
+        if process.stdio is not None:
+            process.stdio.process_ended()
+
+    def _remove(self) -> None:
+        """`runc delete`, and the root filesystem's end; then `_when_removed` are answered."""
+        if self._removed or self._removing:
+            self._next()
+            return
+        self._removing = True
+
+        def deleted(error: IntermodalError | None, report: bytes) -> None:
+            self._removing = False
+            if error is None or isinstance(error, NotFound):
+                self._removed = True
+                error = self._unmount()
+            if error is not None:
+                self._host.log(f"removing {self.id}: {error}")
+            waiting, self._when_removed = self._when_removed, []
+            for answer in waiting:
+                answer(error)
+            self._next()
+
+        self._run("delete", self.id, ended=deleted)
+
+    def delete(self, exec_id: str, answer: Answer) -> None:
+        """Forget a process that has ended, once its output is drained; init: with all that is left of the container."""
+        process = self.process(exec_id)
+        if process is self.init and process.status == CREATED:
+            self.kill("", signal.SIGKILL)
+            process.when_ended(lambda: self.delete(exec_id, answer))
+            return
+        if process.status != STOPPED and (process.alive or process.starting):
+            raise FailedPrecondition(f"process {exec_id or 'init'} of container {self.id} still runs: kill it first")
+
+        def drained() -> None:
+            if process.stdio is not None:
+                process.stdio.close()
+                process.stdio = None
+            if process is self.init:
+                self._delete_container(answer)
+            else:
+                self.execs.pop(exec_id, None)
+                self._publish_delete(process)
+                answer(None)
+
+        process.when_drained(drained)
+
+    def _delete_container(self, answer: Answer) -> None:
+        def removed(error: IntermodalError | None) -> None:
+            if error is None:
+                for process in self.execs.values():
+                    if process.stdio is not None:
+                        process.stdio.close()
+                self._publish_delete(self.init)
+                self._host.forget(self)
+            answer(error)
+
+        if self._removed:
+            removed(None)
+            return
+        self._when_removed.append(removed)
+        if not self._removing:
+            self._enqueue(self._remove)
+
+    # What can be asked of it
+
+    def process(self, exec_id: str) -> Process:
+        """Raises NotFound."""
+        process = self.execs.get(exec_id) if exec_id else self.init
+        if process is None:
+            raise NotFound(f"container {self.id} has no process {exec_id}")
+        return process
+
+    def kill(self, exec_id: str, number: int) -> None:
+        """Send a signal to one process. Raises NotFound when it has ended."""
+        process = self.process(exec_id)
+        if not process.alive or (process is self.init and self._ending is not None):
+            raise NotFound(f"process {exec_id or 'init'} of container {self.id} has ended or was not started")
+        _check_signal(number)
+        # Only this process reaps it, so the pid is still its own.
+        os.kill(process.pid, number)
+        if number == signal.SIGKILL and self.init.status in (PAUSED, PAUSING) and self.cgroup is not None:
+            self.cgroup.thaw()
+
+    def kill_all(self, number: int, answer: Answer) -> None:
+        """Send a signal to all processes."""
+        _check_signal(number)
+        if not self.init.alive:
+            raise NotFound(f"container {self.id} has ended")
+        self._run("kill", "--all", self.id, str(number), ended=lambda error, report: answer(error))
+
+    def pause(self, answer: Answer) -> None:
+        """Freeze all processes."""
+
+        def paused(error: IntermodalError | None) -> None:
+            self._set_status(PAUSED if error is None else RUNNING)
+            if error is None:
+                self._host.publish("/tasks/paused", events.TaskPaused(container_id=self.id))
+            answer(error)
+
+        self._expect(RUNNING)
+        self.init.status = PAUSING
+        self._enqueue(lambda: self._command("pause", self.id, answer=paused))
+
+    def resume(self, answer: Answer) -> None:
+        """Let them go on."""
+
+        def resumed(error: IntermodalError | None) -> None:
+            if error is None:
+                self._set_status(RUNNING)
+                self._host.publish("/tasks/resumed", events.TaskResumed(container_id=self.id))
+            answer(error)
+
+        self._expect(PAUSED)
+        self._enqueue(lambda: self._command("resume", self.id, answer=resumed))
+
+    def update(self, resources: bytes, answer: Answer) -> None:
+        """Change limits: OCI resources as JSON."""
+        self._expect(CREATED, RUNNING, PAUSED)
+
+        def run() -> None:
+            given = os.memfd_create("resources", os.MFD_CLOEXEC)
+            try:
+                os.write(given, resources)
+                os.lseek(given, 0, os.SEEK_SET)
+                self._command("update", "--resources", "-", self.id, answer=answer, fds={0: given})
+            finally:
+                os.close(given)
+
+        self._enqueue(run)
+
+    def checkpoint(self, path: str, arguments: list[str], answer: Answer) -> None:
+        """Write a checkpoint into `path`."""
+        self._expect(RUNNING, PAUSED)
+        command = ["--image-path", path, *arguments, self.id]
+
+        def done(error: IntermodalError | None) -> None:
+            if error is None:
+                event = events.TaskCheckpointed(container_id=self.id, checkpoint=path)
+                self._host.publish("/tasks/checkpointed", event)
+            answer(error)
+
+        self._enqueue(lambda: self._command("checkpoint", *command, answer=done))
+
+    def pids(self) -> list[int]:
+        """All processes inside."""
+        return self.cgroup.pids() if self.cgroup is not None and self.init.status != STOPPED else []
+
+    def metrics(self) -> Message:
+        """Counters, the final ones after the end. Raises FailedPrecondition before there is a cgroup."""
+        if self._final_metrics is not None:
+            return self._final_metrics
+        if self.cgroup is None:
+            raise FailedPrecondition(f"container {self.id} has no cgroup")
+        return self.cgroup.metrics()
+
+    def reopen_logs(self) -> None:
+        """Open log files by their names again."""
+        for process in (self.init, *self.execs.values()):
+            if process.stdio is not None:
+                process.stdio.reopen_logs()
+
+    # The queue, and small steps
+
+    def _enqueue(self, step: Callable[[], object]) -> None:
+        self._queue.append(step)
+        if not self._busy:
+            self._next()
+
+    def _next(self) -> None:
+        self._busy = bool(self._queue)
+        if self._busy:
+            self._queue.popleft()()
+
+    def _command(self, verb: str, *arguments: str, answer: Answer, fds: dict[int, int] | None = None) -> None:
+        """A queued command: the next one begins when it has ended."""
+
+        def ended(error: IntermodalError | None, report: bytes) -> None:
+            answer(error)
+            self._next()
+
+        self._run(verb, *arguments, ended=ended, fds=fds)
+
+    def _run(self, verb: str, *arguments: str, ended: Callable[..., object], **options: Any) -> None:
+        try:
+            self._runtime.run(verb, *arguments, ended=ended, **options)
+        except IntermodalError as error:
+            ended(error, b"")
+
+    def _open(self, process: Process, name: str, ready: Answer) -> None:
+        env = {**os.environ, "CONTAINER_ID": self.id, "CONTAINER_NAMESPACE": self._host.namespace}
+        process.stdio = Stdio(self._host.loop, process.streams, env, process.drained)
+        process.stdio.open(self.bundle, name, ready)
+
+    def _take_up(self, process: Process, pid_file: str) -> IntermodalError | None:
+        """The runtime has made the process: learn its pid and, of init, its cgroup; take its terminal."""
+        try:
+            with open(pid_file, "rb", buffering=0) as file:
+                process.pid = int(file.read())
+            if process is self.init:
+                self.cgroup = Cgroup(process.pid)
+            process.streaming().started()
+        except (IntermodalError, OSError, ValueError) as error:
+            return _by_meaning(error, f"taking up process {process.exec_id or 'init'} of container {self.id}")
+        return None
+
+    def _read_spec(self) -> None:
+        with open(os.path.join(self.bundle, "config.json"), "rb", buffering=0) as file:
+            spec = file.read()
+        self._poststop = _POSTSTOP.search(spec) is not None
+        namespace = _PID_NAMESPACE.search(spec)
+        self._own_pids = namespace is not None and b'"path"' not in namespace.group()
+
+    def _expect(self, *statuses: int) -> None:
+        if self.init.status not in statuses:
+            names = ("unknown", "created", "running", "stopped", "paused", "pausing")
+            wanted = " or ".join(names[status] for status in statuses)
+            raise FailedPrecondition(f"container {self.id} is {names[self.init.status]}, not {wanted}")
+
+    def _set_status(self, status: int) -> None:
+        if self.init.status not in (STOPPED, UNKNOWN):
+            self.init.status = status
+
+    def _kill_all(self) -> None:
+        for pid in self.pids():
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except ProcessLookupError:
+                pass
+
+    def _unmount(self) -> IntermodalError | None:
+        while self._mounted:
+            try:
+                syscalls.umount(os.path.join(self.bundle, "rootfs"), syscalls.MNT_DETACH | syscalls.UMOUNT_NOFOLLOW)
+            except OSError as error:
+                self._mounted = False
+                if error.errno not in (errno.EINVAL, errno.ENOENT):
+                    return from_os_error(error, "unmounting the root filesystem")
+        return None
+
+    def _watch_oom(self) -> None:
+        assert self.cgroup is not None
+        try:
+            self._oom_watch, notified = self.cgroup.watch_oom()
+        except OSError as error:
+            self._host.log(f"out of memory is told at the end only, {self.id} cannot be watched: {error}")
+            return
+        add = self._host.loop.add_notifier if notified else self._host.loop.add_reader
+        add(self._oom_watch, self._oom_told)
+
+    def _oom_told(self) -> None:
+        try:
+            os.read(self._oom_watch, 8)
+        except OSError:
+            pass
+        self._read_oom()
+
+    def _unwatch_oom(self) -> None:
+        if self._oom_watch >= 0:
+            self._host.loop.remove_reader(self._oom_watch)
+            os.close(self._oom_watch)
+            self._oom_watch = -1
+
+    def _read_oom(self) -> None:
+        """Tell of every kill for want of memory that was not told of yet."""
+        kills = self.cgroup.oom_kills() if self.cgroup is not None else 0
+        if kills > self._oom_kills:
+            self._oom_kills = kills
+            self._host.publish("/tasks/oom", events.TaskOOM(container_id=self.id), always=True)
+
+    def _publish_start(self, process: Process) -> None:
+        if process is self.init:
+            self._host.publish("/tasks/start", events.TaskStart(container_id=self.id, pid=process.pid))
+        else:
+            event = events.TaskExecStarted(container_id=self.id, exec_id=process.exec_id, pid=process.pid)
+            self._host.publish("/tasks/exec-started", event)
+
+    def _publish_delete(self, process: Process) -> None:
+        event = events.TaskDelete(
+            container_id=self.id, id=process.exec_id, pid=process.pid, exit_status=process.exit_status
+        )
+        event.exited_at.FromNanoseconds(process.exited_at)
+        self._host.publish("/tasks/delete", event)
+
+
+def _by_meaning(error: Exception, doing: str) -> IntermodalError:
+    if isinstance(error, IntermodalError):
+        return error
+    return from_os_error(error, doing) if isinstance(error, OSError) else IntermodalError(f"{doing}: {error}")
+
+
+def _check_signal(number: int) -> None:
+    if not 1 <= number <= 64:
+        raise InvalidArgument(f"{number} is no signal; they go from 1 to 64")
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
+
+
+def _unlink(path: str) -> None:
+    try:
+        os.unlink(path)
+    except FileNotFoundError:
+        pass

@@ -1,0 +1,333 @@
+"""The daemon's side: the `runtimes` contract for every runtime that our shim drives."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import os
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from google.protobuf.empty_pb2 import Empty
+from google.protobuf.message import Message
+from intermodal_api import shim_pb2
+from intermodal_api.containerd.task import v3_pb2 as api
+from intermodal_api.containerd.types.mount_pb2 import Mount as MountMessage
+from intermodal_core.contracts.common import Mount
+from intermodal_core.contracts.runtimes import (
+    CreateTask,
+    Exit,
+    ProcessState,
+    RuntimeInfo,
+    Stats,
+    Status,
+    Stdio,
+    TaskRef,
+)
+from intermodal_core.errors import AlreadyExists, IntermodalError, Internal, NotFound, Unavailable
+from intermodal_core.spawner import Child, Spawner
+from intermodal_ttrpc.channel import bind
+from intermodal_ttrpc.client import Client
+
+from intermodal_shim.remains import Record, clean
+from intermodal_shim.runtime import Options, find
+
+__all__ = ["FORKED", "ShimRuntime"]
+
+#: The module that a plugin lists in its `forked`.
+FORKED = "intermodal_shim.main"
+
+M = TypeVar("M", bound=Message)
+
+_TASK = "containerd.task.v3.Task"
+_SHIM = "dev.intermodal.shim.v1.Shim"
+_STATUSES: tuple[Status, ...] = ("unknown", "created", "running", "stopped", "paused", "pausing")
+_PROCESS_TYPE = "types.containerd.io/opencontainers/runtime-spec/1/Process"
+_RESOURCES_TYPE = "types.containerd.io/opencontainers/runtime-spec/1/LinuxResources"
+_CONNECT_WITHIN = 5.0
+
+
+class ShimRuntime:
+    """A shim for each task, forked from `spawner` where `FORKED` is preloaded.
+
+    `state` is a directory that is gone at reboot: sockets, and the runtime's own state unless `options.root` names another
+    place; a namespace is a directory there. `events` is the daemon's ttrpc socket. With `all_events` the shim tells what
+    the tasks manager tells, too. To be used on one asyncio loop. Its methods are those of `contracts.runtimes.Runtime`.
+    """
+
+    def __init__(
+        self, name: str, spawner: Spawner, state: Path, events: str, options: Options, *, all_events: bool = False
+    ) -> None:
+        self._name = name
+        self._spawner = spawner
+        self._state = state
+        self._events = events
+        self._options = options
+        self._all_events = all_events
+        self._clients: dict[TaskRef, Client] = {}
+        self._children: dict[TaskRef, Child] = {}
+        self._leaving: set[asyncio.Task[None]] = set()
+        self._info: tuple[float, RuntimeInfo] | None = None
+
+    async def info(self) -> RuntimeInfo:
+        """[R6] The binary and its version line, asked anew when the file has changed."""
+        binary = find(self._options.binary)
+        changed = os.stat(binary).st_mtime
+        if self._info is None or self._info[0] != changed or self._info[1].binary != binary:
+            done = await self._spawner.run_async([binary, "--version"], timeout=10)
+            lines = (done.stdout or done.stderr).decode(errors="replace").splitlines()
+            version = lines[0].strip() if lines else ""
+            self._info = (changed, RuntimeInfo(name=self._name, binary=binary, version=version))
+        return self._info[1]
+
+    async def stop(self) -> None:
+        """Let go of all shims; they live on."""
+        if self._leaving:
+            await asyncio.wait(self._leaving, timeout=5)
+        for client in list(self._clients.values()):
+            client.close()
+        for child in self._children.values():
+            child.close()
+        self._children.clear()
+
+    async def create(self, task: TaskRef, request: CreateTask) -> int:
+        """[R7] Fork a shim and have it make the container."""
+        if task in self._clients:
+            raise AlreadyExists(f"task {task.namespace}/{task.id} has a shim already")
+        options = self._task_options(task, request)
+        client = await self._start_shim(task, request.bundle, options)
+        message = api.CreateTaskRequest(
+            id=task.id,
+            bundle=request.bundle,
+            rootfs=[_mount(mount) for mount in request.rootfs],
+            checkpoint=request.checkpoint,
+            stdin=request.stdio.stdin,
+            stdout=request.stdio.stdout,
+            stderr=request.stdio.stderr,
+            terminal=request.stdio.terminal,
+        )
+        if request.options_type:
+            message.options.type_url = request.options_type
+            message.options.value = request.options
+        try:
+            created = await client.call(_TASK, "Create", message, api.CreateTaskResponse)
+        except (Unavailable, Internal, asyncio.CancelledError):
+            await self.cleanup(task, request.bundle)
+            raise
+        except IntermodalError:
+            self._dismiss(task)
+            raise
+        return created.pid
+
+    async def connect(self, task: TaskRef, bundle: str) -> int:
+        """[R8] Find the shim by its socket."""
+        try:
+            client = await self._connect_to(task)
+            answer = await client.call(
+                _TASK, "Connect", api.ConnectRequest(id=task.id), api.ConnectResponse, timeout=_CONNECT_WITHIN
+            )
+        except Unavailable as error:
+            raise NotFound(f"task {task.namespace}/{task.id} has no shim any more ({error})") from error
+        if not answer.task_pid:
+            raise NotFound(f"the shim of task {task.namespace}/{task.id} holds no such container")
+        return answer.task_pid
+
+    async def cleanup(self, task: TaskRef, bundle: str) -> Exit:
+        """[R9] End the shim, if it lives, and remove what it has left."""
+        client = self._clients.pop(task, None)
+        if client is not None:
+            client.close()
+        self._forget_child(task)
+        default = Record(options=self._options_in(task.namespace))
+        record = await asyncio.to_thread(Record.read, bundle, default)
+        pid = await clean(self._spawner, task.id, bundle, record)
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(self._socket(task))
+        return Exit(pid=pid, status=137, exited_at=time.time_ns())
+
+    async def start(self, task: TaskRef, exec_id: str = "") -> int:
+        """[R10] Start a process."""
+        request = api.StartRequest(id=task.id, exec_id=exec_id)
+        return (await self._call(task, "Start", request, api.StartResponse)).pid
+
+    async def exec(self, task: TaskRef, exec_id: str, process: bytes, stdio: Stdio) -> None:
+        """[R11] Add a process."""
+        request = api.ExecProcessRequest(
+            id=task.id,
+            exec_id=exec_id,
+            terminal=stdio.terminal,
+            stdin=stdio.stdin,
+            stdout=stdio.stdout,
+            stderr=stdio.stderr,
+        )
+        request.spec.type_url = _PROCESS_TYPE
+        request.spec.value = process
+        await self._call(task, "Exec", request, Empty)
+
+    async def kill(self, task: TaskRef, signal: int, exec_id: str = "", all: bool = False) -> None:
+        """[R12] Send a signal."""
+        await self._call(task, "Kill", api.KillRequest(id=task.id, exec_id=exec_id, signal=signal, all=all), Empty)
+
+    async def pause(self, task: TaskRef) -> None:
+        """[R13] Freeze."""
+        await self._call(task, "Pause", api.PauseRequest(id=task.id), Empty)
+
+    async def resume(self, task: TaskRef) -> None:
+        """[R14] Thaw."""
+        await self._call(task, "Resume", api.ResumeRequest(id=task.id), Empty)
+
+    async def resize(self, task: TaskRef, width: int, height: int, exec_id: str = "") -> None:
+        """[R15] Set a terminal's size."""
+        request = api.ResizePtyRequest(id=task.id, exec_id=exec_id, width=width, height=height)
+        await self._call(task, "ResizePty", request, Empty)
+
+    async def close_stdin(self, task: TaskRef, exec_id: str = "") -> None:
+        """[R16] No more input."""
+        await self._call(task, "CloseIO", api.CloseIORequest(id=task.id, exec_id=exec_id, stdin=True), Empty)
+
+    async def attach(self, task: TaskRef, fds: tuple[int, int, int], exec_id: str = "", hold: bool = False) -> None:
+        """[R17] Pass descriptors to the shim."""
+        stdin, stdout, stderr = (fd >= 0 for fd in fds)
+        request = shim_pb2.AttachRequest(
+            id=task.id, exec_id=exec_id, stdin=stdin, stdout=stdout, stderr=stderr, hold=hold
+        )
+        await self._call(task, "Attach", request, Empty, service=_SHIM, fds=[fd for fd in fds if fd >= 0])
+
+    async def reopen_logs(self, task: TaskRef) -> None:
+        """Have the task's log files opened by their names again, after somebody renamed them."""
+        await self._call(task, "Reopen", shim_pb2.ReopenRequest(id=task.id), Empty, service=_SHIM)
+
+    async def update(self, task: TaskRef, resources: bytes) -> None:
+        """[R18] Change limits."""
+        request = api.UpdateTaskRequest(id=task.id)
+        request.resources.type_url = _RESOURCES_TYPE
+        request.resources.value = resources
+        await self._call(task, "Update", request, Empty)
+
+    async def pids(self, task: TaskRef) -> list[int]:
+        """[R19] All processes."""
+        answer = await self._call(task, "Pids", api.PidsRequest(id=task.id), api.PidsResponse)
+        return [process.pid for process in answer.processes]
+
+    async def stats(self, task: TaskRef) -> Stats:
+        """[R20] Counters."""
+        answer = await self._call(task, "Stats", api.StatsRequest(id=task.id), api.StatsResponse)
+        return Stats(type_url=answer.stats.type_url, data=answer.stats.value)
+
+    async def checkpoint(self, task: TaskRef, path: str, options_type: str = "", options: bytes = b"") -> None:
+        """[R21] Write a checkpoint."""
+        request = api.CheckpointTaskRequest(id=task.id, path=path)
+        if options_type:
+            request.options.type_url = options_type
+            request.options.value = options
+        await self._call(task, "Checkpoint", request, Empty)
+
+    async def wait(self, task: TaskRef, exec_id: str = "") -> Exit:
+        """[R22] A process's end; its pid is 0 where only `state` and `delete` tell it."""
+        answer = await self._call(task, "Wait", api.WaitRequest(id=task.id, exec_id=exec_id), api.WaitResponse)
+        return Exit(pid=0, status=answer.exit_status, exited_at=answer.exited_at.ToNanoseconds())
+
+    async def state(self, task: TaskRef, exec_id: str = "") -> ProcessState:
+        """[R23] A process's state."""
+        answer = await self._call(task, "State", api.StateRequest(id=task.id, exec_id=exec_id), api.StateResponse)
+        return ProcessState(
+            id=task.id,
+            exec_id=exec_id,
+            pid=answer.pid,
+            status=_STATUSES[answer.status] if answer.status < len(_STATUSES) else "unknown",
+            bundle=answer.bundle,
+            stdio=Stdio(answer.stdin, answer.stdout, answer.stderr, answer.terminal),
+            exit_status=answer.exit_status,
+            exited_at=answer.exited_at.ToNanoseconds() if answer.HasField("exited_at") else 0,
+        )
+
+    async def delete(self, task: TaskRef, exec_id: str = "") -> Exit:
+        """[R24] Forget a process; with init's end the shim goes."""
+        answer = await self._call(task, "Delete", api.DeleteRequest(id=task.id, exec_id=exec_id), api.DeleteResponse)
+        if not exec_id:
+            self._dismiss(task)
+        return Exit(pid=answer.pid, status=answer.exit_status, exited_at=answer.exited_at.ToNanoseconds())
+
+    async def _call(
+        self,
+        task: TaskRef,
+        method: str,
+        request: Message,
+        response: type[M],
+        *,
+        service: str = _TASK,
+        fds: Sequence[int] = (),
+    ) -> M:
+        client = self._clients.get(task)
+        if client is None:
+            raise NotFound(f"there is no task {task.namespace}/{task.id}")
+        if client.closed:
+            raise Unavailable(f"the shim of task {task.namespace}/{task.id} is gone")
+        return await client.call(service, method, request, response, fds=fds)
+
+    async def _start_shim(self, task: TaskRef, bundle: str, options: Options) -> Client:
+        path = self._socket(task)
+        os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
+        if os.path.exists(path):
+            with contextlib.suppress(NotFound):
+                await self.connect(task, bundle)
+                raise AlreadyExists(f"task {task.namespace}/{task.id} has a shim already")
+        config: dict[str, Any] = {
+            "namespace": task.namespace,
+            "log": os.path.join(bundle, "shim.log"),
+            "events": self._events,
+            "all_events": self._all_events,
+            "options": options._asdict(),
+        }
+        with bind(path) as sock:
+            child = await self._spawner.fork_async(f"{FORKED}:main", [config], [sock.fileno()])
+        self._forget_child(task)
+        self._children[task] = child
+        Record.write(bundle, child.pid, options)
+        return await self._connect_to(task)
+
+    async def _connect_to(self, task: TaskRef) -> Client:
+        client = self._clients.get(task)
+        if client is None or client.closed:
+            client = self._clients[task] = await Client.connect(self._socket(task), timeout=_CONNECT_WITHIN)
+        return client
+
+    def _dismiss(self, task: TaskRef) -> None:
+        """Let the shim end, which holds nothing any more; nobody waits for that."""
+        client = self._clients.pop(task)
+        self._forget_child(task)
+
+        async def leave() -> None:
+            with contextlib.suppress(IntermodalError):
+                await client.call(_TASK, "Shutdown", api.ShutdownRequest(id=task.id), Empty, timeout=_CONNECT_WITHIN)
+            client.close()
+
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(self._socket(task))
+        leaving = asyncio.ensure_future(leave())
+        self._leaving.add(leaving)
+        leaving.add_done_callback(self._leaving.discard)
+
+    def _forget_child(self, task: TaskRef) -> None:
+        child = self._children.pop(task, None)
+        if child is not None:
+            child.close()
+
+    def _options_in(self, namespace: str) -> Options:
+        root = self._options.root or str(self._state / "runc")
+        return self._options._replace(root=os.path.join(root, namespace))
+
+    def _task_options(self, task: TaskRef, request: CreateTask) -> Options:
+        options = self._options_in(task.namespace).merged(request.options_type, request.options, task.namespace)
+        return options._replace(binary=find(options.binary))
+
+    def _socket(self, task: TaskRef) -> str:
+        name = hashlib.sha256(f"{task.namespace}/{task.id}".encode()).hexdigest()[:20]
+        return str(self._state / "s" / name)
+
+
+def _mount(mount: Mount) -> MountMessage:
+    return MountMessage(type=mount.type, source=mount.source, target=mount.target, options=mount.options)

@@ -1,0 +1,136 @@
+"""What the spawner forks: `main(args, fds)` is one shim, until its containers are deleted."""
+
+from __future__ import annotations
+
+import gc
+import os
+import socket
+import time
+from typing import Any, Final
+
+from google.protobuf.message import Message
+from intermodal_core import syscalls
+from intermodal_core.errors import AlreadyExists, NotFound
+from intermodal_ttrpc.dispatch import Listener
+
+from intermodal_shim.container import Container
+from intermodal_shim.events import Publisher
+from intermodal_shim.loop import Loop
+from intermodal_shim.runtime import Options, Runtime
+from intermodal_shim.service import services
+from intermodal_shim.stdio import Streams
+
+__all__ = ["main"]
+
+_PR_SET_CHILD_SUBREAPER: Final = 36
+#: Seconds without a container and without a call after which it ends by itself; the daemon's Shutdown was lost.
+IDLE = 30.0
+#: Seconds that a shim without containers goes on trying to tell its events.
+FAREWELL = 10.0
+
+
+def main(args: list[Any], fds: list[int]) -> int:
+    """Serve the task API on the listening unix socket `fds[0]`.
+
+    `args` holds one dict: namespace, log (a file's path, made when there is something to say), events (the daemon's ttrpc
+    socket, "" for none), all_events (those of the tasks manager, too), options (the fields of `runtime.Options`).
+    """
+    gc.freeze()
+    gc.disable()
+    syscalls.prctl(_PR_SET_CHILD_SUBREAPER, 1)
+    Shim(args[0], socket.socket(fileno=fds[0])).run()
+    return 0
+
+
+class Shim:
+    """Holds the containers, and what they share."""
+
+    def __init__(self, config: dict[str, Any], sock: socket.socket) -> None:
+        self.loop = Loop(self._defect)
+        self.namespace: str = config["namespace"]
+        self.options = Options(**config["options"])
+        self._log_path: str = config["log"]
+        self._log = -1
+        self._all_events: bool = config["all_events"]
+        self._events = Publisher(self.loop, config["events"], self.namespace, self.log, self._quiet)
+        self._containers: dict[str, Container] = {}
+        self._runtimes: dict[Options, Runtime] = {}
+        self._ending = False
+        self._listener = Listener(sock, self.loop, services(self), lambda call, error: self._defect(error))
+        self.loop.call_later(IDLE, self._check_idle)
+
+    def run(self) -> None:
+        """Until shut down."""
+        self.loop.run()
+
+    def container(self, id: str) -> Container:
+        """Raises NotFound."""
+        try:
+            return self._containers[id]
+        except KeyError:
+            raise NotFound(f"this shim holds no container {id}") from None
+
+    def add(self, id: str, bundle: str, streams: Streams, options: Options) -> Container:
+        """Raises AlreadyExists."""
+        if id in self._containers:
+            raise AlreadyExists(f"container {id} is there already")
+        if options not in self._runtimes:
+            self._runtimes[options] = Runtime(self.loop, options)
+        container = self._containers[id] = Container(self, self._runtimes[options], id, bundle, streams)
+        return container
+
+    def forget(self, container: Container) -> None:
+        """It is deleted, or was never made."""
+        del self._containers[container.id]
+        self.loop.call_later(IDLE, self._check_idle)
+
+    def task_pid(self, id: str) -> int:
+        """Of the container's init; 0 for none."""
+        container = self._containers.get(id)
+        return container.init.pid if container else 0
+
+    def publish(self, topic: str, event: Message, always: bool = False) -> None:
+        """Tell the daemon; without `always` only where it wants all events."""
+        if always or self._all_events:
+            self._events.publish(topic, event)
+
+    def shutdown(self) -> None:
+        """End, if there is no container, once the events are told; they have some seconds for that."""
+        if self._containers or self._ending:
+            return
+        self._ending = True
+        if self._events.idle:
+            self.loop.call_later(0, self.loop.stop)
+        else:
+            self.loop.call_later(FAREWELL, self.loop.stop)
+
+    def log(self, message: str) -> None:
+        """A line in the shim's own log."""
+        line = f"{time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime())} {message}\n"
+        try:
+            if self._log < 0:
+                flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
+                self._log = os.open(self._log_path, flags, 0o640)
+            os.write(self._log, line.encode(errors="replace"))
+        except OSError:
+            pass  # a full disk must not end the container
+
+    def _quiet(self) -> None:
+        if self._ending:
+            self.loop.stop()
+
+    def _check_idle(self) -> None:
+        if self._containers:
+            return
+        if self._listener.channels:
+            self.loop.call_later(IDLE, self._check_idle)
+        else:
+            self.shutdown()
+
+    def _defect(self, error: Exception) -> None:
+        traceback, steps = error.__traceback__, []
+        while traceback is not None:
+            code = traceback.tb_frame.f_code
+            steps.append(f"{os.path.basename(code.co_filename)}:{traceback.tb_lineno} {code.co_name}")
+            traceback = traceback.tb_next
+        self.log(f"defect: {type(error).__name__}: {error} [{' < '.join(reversed(steps))}]")

@@ -1,0 +1,181 @@
+"""What a shim that died leaves behind, and how to remove it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import select
+import shutil
+import signal
+from typing import Any, NamedTuple
+
+from intermodal_core.errors import IntermodalError
+from intermodal_core.spawner import Spawner
+from intermodal_snapshots.mounts import unmount_all
+
+from intermodal_shim.runtime import Options
+
+__all__ = ["Record", "clean"]
+
+_FILE = "shim.json"
+_CGROUPS = "/sys/fs/cgroup"
+_END_WITHIN = 5.0
+_DELETE_WITHIN = 10.0
+
+
+class Record(NamedTuple):
+    """Kept in the bundle: the shim's process, by pid and start time, and the options it was started with."""
+
+    options: Options
+    pid: int = 0
+    started: int = 0
+
+    @staticmethod
+    def write(bundle: str, pid: int, options: Options) -> None:
+        """Keep it."""
+        path = os.path.join(bundle, _FILE)
+        text = json.dumps({"pid": pid, "started": _start_time(pid), "options": options._asdict()})
+        with open(path, "w", encoding="utf-8", opener=lambda name, flags: os.open(name, flags, 0o600)) as file:
+            file.write(text)
+
+    @staticmethod
+    def read(bundle: str, default: Record) -> Record:
+        """What was kept, `default` where it is missing or torn."""
+        try:
+            with open(os.path.join(bundle, _FILE), encoding="utf-8") as file:
+                kept = json.load(file)
+            return Record(Options(**kept["options"]), int(kept["pid"]), int(kept["started"]))
+        except (OSError, ValueError, TypeError, KeyError):
+            return default
+
+
+async def clean(spawner: Spawner, id: str, bundle: str, record: Record) -> int:
+    """Remove the shim, the container's processes, cgroup and mounts, and the runtime's state; returns init's pid or 0.
+
+    Idempotent; goes on past what fails, and raises the first failure of what could not be done otherwise.
+    """
+    pid = await asyncio.to_thread(_init_pid, bundle)
+    await asyncio.to_thread(_kill_shim, record)
+    options = record.options
+    if os.path.isdir(os.path.join(options.root, id)):
+        systemd = ["--systemd-cgroup"] if options.systemd_cgroup else []
+        command = [options.binary, "--root", options.root, *systemd, "delete", "--force", id]
+        try:
+            await spawner.run_async(command, timeout=_DELETE_WITHIN)
+        except IntermodalError:
+            pass  # the binary may be gone; what it would have done is done below
+    await asyncio.to_thread(_remove_rest, id, bundle, options)
+    return pid
+
+
+def _remove_rest(id: str, bundle: str, options: Options) -> None:
+    for directory in _cgroup_directories(id, bundle):
+        _remove_cgroup(directory)
+    unmount_all(os.path.join(bundle, "rootfs"))
+    shutil.rmtree(os.path.join(options.root, id), ignore_errors=True)
+
+
+def _kill_shim(record: Record) -> None:
+    if not record.pid or _start_time(record.pid) != record.started:
+        return
+    try:
+        pidfd = os.pidfd_open(record.pid)
+    except OSError:
+        return
+    try:
+        if _start_time(record.pid) == record.started:
+            signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+            _wait_for_end(pidfd)
+    except ProcessLookupError:
+        pass
+    finally:
+        os.close(pidfd)
+
+
+def _wait_for_end(pidfd: int) -> None:
+    poll = select.poll()
+    poll.register(pidfd, select.POLLIN)
+    poll.poll(_END_WITHIN * 1000)
+
+
+def _start_time(pid: int) -> int:
+    """In clock ticks since boot; with the pid it names a process for ever. -1 where there is none."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            return int(file.read().rpartition(b")")[2].split()[19])
+    except (OSError, IndexError, ValueError):
+        return -1
+
+
+def _init_pid(bundle: str) -> int:
+    try:
+        with open(os.path.join(bundle, "init.pid"), encoding="ascii") as file:
+            return int(file.read())
+    except (OSError, ValueError):
+        return 0
+
+
+def _cgroup_directories(id: str, bundle: str) -> list[str]:
+    """Where the container's cgroup is, by its spec.
+
+    Only one that is named for the container: a spec may name one that it shares with others. And only cgroupfs paths:
+    systemd's units end with their processes.
+    """
+    try:
+        with open(os.path.join(bundle, "config.json"), encoding="utf-8") as file:
+            spec: Any = json.load(file)
+        path = spec["linux"]["cgroupsPath"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return []
+    if not isinstance(path, str) or ":" in path or id not in os.path.basename(path):
+        return []
+    roots = [_CGROUPS, *(entry.path for entry in os.scandir(_CGROUPS) if entry.is_dir())]
+    found = [os.path.normpath(f"{root}/{path}") for root in roots]
+    return [directory for directory in found if directory.startswith(_CGROUPS) and os.path.isdir(directory)]
+
+
+def _remove_cgroup(top: str) -> None:
+    """Kill what is in it, and remove it with all below."""
+    directories = [directory for directory, _, _ in os.walk(top, topdown=False)]
+    for _ in range(50):
+        pidfds: list[int] = []
+        for directory in directories:
+            pidfds += _kill_members(directory)
+        for pidfd in pidfds:
+            _wait_for_end(pidfd)
+            os.close(pidfd)
+        if not pidfds:
+            break
+    for directory in directories:
+        try:
+            os.rmdir(directory)
+        except OSError:
+            pass  # another's, or busy: then it is not empty, and the next cleanup tries again
+
+
+def _kill_members(directory: str) -> list[int]:
+    """Pidfds of the processes that were killed."""
+    for name, word in (("freezer.state", "THAWED"), ("cgroup.freeze", "0")):
+        path = os.path.join(directory, name)
+        if os.path.exists(path):
+            with open(path, "w", encoding="ascii") as file:
+                file.write(word)
+    try:
+        with open(os.path.join(directory, "cgroup.procs"), encoding="ascii") as file:
+            pids = [int(word) for word in file.read().split()]
+    except OSError:
+        return []
+    pidfds = []
+    for pid in pids:
+        try:
+            pidfd = os.pidfd_open(pid)
+        except OSError:
+            continue
+        try:
+            signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+        except OSError:
+            os.close(pidfd)
+        else:
+            pidfds.append(pidfd)
+    return pidfds

@@ -1,0 +1,266 @@
+"""The shim's ttrpc services: containerd's task API, versions 2 and 3, and our own."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from types import ModuleType
+from typing import Any, Protocol
+
+from google.protobuf.empty_pb2 import Empty
+from google.protobuf.message import Message
+from intermodal_api import shim_pb2
+from intermodal_api.containerd.runtime import runc_options_pb2 as runc
+from intermodal_api.containerd.task import v2_pb2, v3_pb2
+from intermodal_core.contracts.common import Mount
+from intermodal_core.errors import FailedPrecondition, IntermodalError, InvalidArgument, from_os_error
+from intermodal_ttrpc.dispatch import Call, Services
+
+from intermodal_shim.container import Answer, Container
+from intermodal_shim.process import STOPPED
+from intermodal_shim.runtime import Options
+from intermodal_shim.stdio import Streams
+
+__all__ = ["Shim", "services"]
+
+_CHECKPOINT_OPTIONS = runc.CheckpointOptions.DESCRIPTOR.full_name
+
+
+class Shim(Protocol):
+    """What the services need of the shim."""
+
+    options: Options
+    namespace: str
+
+    def container(self, id: str) -> Container:
+        """Raises NotFound."""
+
+    def add(self, id: str, bundle: str, streams: Streams, options: Options) -> Container:
+        """Raises AlreadyExists."""
+
+    def task_pid(self, id: str) -> int:
+        """Of the container's init; 0 for none."""
+
+    def shutdown(self) -> None:
+        """End, if there is no container."""
+
+
+def services(shim: Shim) -> Services:
+    """All that a shim serves."""
+    task = TaskService(shim)
+    own: Mapping[str, tuple[type[Message], Callable[..., Any]]] = {
+        "Attach": (shim_pb2.AttachRequest, task.attach),
+        "Reopen": (shim_pb2.ReopenRequest, task.reopen),
+    }
+    return {
+        "containerd.task.v3.Task": _versioned(task, v3_pb2),
+        "containerd.task.v2.Task": _versioned(task, v2_pb2),
+        "dev.intermodal.shim.v1.Shim": own,
+    }
+
+
+def _versioned(task: TaskService, messages: ModuleType) -> dict[str, tuple[type[Message], Callable[..., Any]]]:
+    """The methods for one version's messages, which differ in their package only."""
+    methods: dict[str, tuple[type[Message], Callable[..., Any]]] = {}
+    for method in messages.DESCRIPTOR.services_by_name["Task"].methods:
+        handler = getattr(task, _snake(method.name))
+        response = getattr(messages, method.output_type.name, Empty)
+        methods[method.name] = (getattr(messages, method.input_type.name), _with_response(handler, response))
+    return methods
+
+
+def _with_response(handler: Callable[..., Any], response: type[Message]) -> Callable[[Message, Call], Any]:
+    return lambda request, call: handler(request, call, response)
+
+
+def _snake(name: str) -> str:
+    return {"CloseIO": "close_io", "ResizePty": "resize_pty"}.get(name, name.lower())
+
+
+class TaskService:
+    """One method a call: `handler(request, call, response type)`; None is an answer to come."""
+
+    def __init__(self, shim: Shim) -> None:
+        self._shim = shim
+
+    def state(self, request: Any, call: Call, response: Any) -> Message:
+        """A process's state."""
+        container = self._shim.container(request.id)
+        process = container.process(request.exec_id)
+        streams = process.streams
+        answer = response(
+            id=request.id,
+            exec_id=request.exec_id,
+            bundle=container.bundle,
+            pid=process.pid,
+            status=process.status,
+            stdin=streams.stdin,
+            stdout=streams.stdout,
+            stderr=streams.stderr,
+            terminal=streams.terminal,
+        )
+        if process.status == STOPPED:
+            answer.exit_status = process.exit_status
+            answer.exited_at.FromNanoseconds(process.exited_at)
+        return answer  # type: ignore[no-any-return]
+
+    def create(self, request: Any, call: Call, response: Any) -> None:
+        """Make a container."""
+        if request.checkpoint:
+            raise FailedPrecondition("restoring a checkpoint is not possible with this shim yet: create without one")
+        options = self._shim.options.merged(request.options.type_url, request.options.value, self._shim.namespace)
+        mounts = [Mount(m.type, m.source, tuple(m.options), m.target) for m in request.rootfs]
+        container = self._shim.add(request.id, request.bundle, _streams(request), options)
+        container.create(mounts, _then(call, lambda: response(pid=container.init.pid)))
+
+    def start(self, request: Any, call: Call, response: Any) -> None:
+        """Start a process."""
+        container = self._shim.container(request.id)
+        process = container.process(request.exec_id)
+        container.start(request.exec_id, _then(call, lambda: response(pid=process.pid)))
+
+    def delete(self, request: Any, call: Call, response: Any) -> None:
+        """Forget a process that has ended."""
+        container = self._shim.container(request.id)
+        process = container.process(request.exec_id)
+
+        def answer() -> Message:
+            message = response(pid=process.pid, exit_status=process.exit_status)
+            message.exited_at.FromNanoseconds(process.exited_at)
+            return message  # type: ignore[no-any-return]
+
+        container.delete(request.exec_id, _then(call, answer))
+
+    def wait(self, request: Any, call: Call, response: Any) -> None:
+        """Answer at a process's end."""
+        process = self._shim.container(request.id).process(request.exec_id)
+
+        def ended() -> None:
+            if call.connected:
+                message = response(exit_status=process.exit_status)
+                message.exited_at.FromNanoseconds(process.exited_at)
+                call.reply(message)
+
+        process.when_ended(ended)
+
+    def kill(self, request: Any, call: Call, response: Any) -> Message | None:
+        """Send a signal."""
+        container = self._shim.container(request.id)
+        if request.all:
+            container.kill_all(request.signal, _then(call, response))
+            return None
+        container.kill(request.exec_id, request.signal)
+        return response()  # type: ignore[no-any-return]
+
+    def exec(self, request: Any, call: Call, response: Any) -> Message:
+        """Add a process."""
+        self._shim.container(request.id).exec(request.exec_id, _streams(request), request.spec.value)
+        return response()  # type: ignore[no-any-return]
+
+    def pids(self, request: Any, call: Call, response: Any) -> Message:
+        """All processes, each with its exec id where it is one."""
+        container = self._shim.container(request.id)
+        known = {process.pid: exec_id for exec_id, process in container.execs.items()}
+        answer = response()
+        for pid in container.pids():
+            entry = answer.processes.add(pid=pid)
+            if pid in known:
+                entry.info.type_url = runc.ProcessDetails.DESCRIPTOR.full_name
+                entry.info.value = runc.ProcessDetails(exec_id=known[pid]).SerializeToString()
+        return answer  # type: ignore[no-any-return]
+
+    def pause(self, request: Any, call: Call, response: Any) -> None:
+        """Freeze."""
+        self._shim.container(request.id).pause(_then(call, response))
+
+    def resume(self, request: Any, call: Call, response: Any) -> None:
+        """Thaw."""
+        self._shim.container(request.id).resume(_then(call, response))
+
+    def update(self, request: Any, call: Call, response: Any) -> None:
+        """Change limits."""
+        self._shim.container(request.id).update(request.resources.value, _then(call, response))
+
+    def checkpoint(self, request: Any, call: Call, response: Any) -> None:
+        """Write a checkpoint."""
+        arguments: list[str] = []
+        if request.options.type_url.rpartition("/")[2] == _CHECKPOINT_OPTIONS:
+            options = runc.CheckpointOptions.FromString(request.options.value)
+            arguments += [] if options.exit else ["--leave-running"]
+            for flag, option in (
+                (options.open_tcp, "--tcp-established"),
+                (options.external_unix_sockets, "--ext-unix-sk"),
+                (options.terminal, "--shell-job"),
+                (options.file_locks, "--file-locks"),
+            ):
+                arguments += [option] if flag else []
+            arguments += ["--work-path", options.work_path] if options.work_path else []
+            arguments += ["--manage-cgroups-mode", options.cgroups_mode] if options.cgroups_mode else []
+        else:
+            arguments.append("--leave-running")
+        self._shim.container(request.id).checkpoint(request.path, arguments, _then(call, response))
+
+    def resize_pty(self, request: Any, call: Call, response: Any) -> Message:
+        """Set a terminal's size."""
+        process = self._shim.container(request.id).process(request.exec_id)
+        try:
+            process.streaming().resize(request.width, request.height)
+        except OSError as error:
+            raise from_os_error(error, "resizing the terminal") from error
+        return response()  # type: ignore[no-any-return]
+
+    def close_io(self, request: Any, call: Call, response: Any) -> Message:
+        """No more input will come."""
+        process = self._shim.container(request.id).process(request.exec_id)
+        if request.stdin and process.stdio is not None:
+            process.stdio.close_stdin()
+        return response()  # type: ignore[no-any-return]
+
+    def stats(self, request: Any, call: Call, response: Any) -> Message:
+        """Counters."""
+        metrics = self._shim.container(request.id).metrics()
+        answer = response()
+        answer.stats.type_url = metrics.DESCRIPTOR.full_name
+        answer.stats.value = metrics.SerializeToString()
+        return answer  # type: ignore[no-any-return]
+
+    def connect(self, request: Any, call: Call, response: Any) -> Message:
+        """Who serves."""
+        return response(shim_pid=os.getpid(), task_pid=self._shim.task_pid(request.id))  # type: ignore[no-any-return]
+
+    def shutdown(self, request: Any, call: Call, response: Any) -> Message:
+        """End, if no container is left."""
+        self._shim.shutdown()
+        return response()  # type: ignore[no-any-return]
+
+    def attach(self, request: shim_pb2.AttachRequest, call: Call) -> Message:
+        """Add a source and sinks to a process's streams."""
+        stdio = self._shim.container(request.id).process(request.exec_id).streaming()
+        wanted = (request.stdin, request.stdout, request.stderr)
+        if len(call.fds) != sum(wanted):
+            raise InvalidArgument(f"{sum(wanted)} descriptors are announced and {len(call.fds)} came")
+        fds = iter(call.take_fds())
+        stdin, stdout, stderr = (next(fds) if want else -1 for want in wanted)
+        stdio.attach(stdin, stdout, stderr, request.hold)
+        return Empty()
+
+    def reopen(self, request: shim_pb2.ReopenRequest, call: Call) -> Message:
+        """Open log files by their names again."""
+        self._shim.container(request.id).reopen_logs()
+        return Empty()
+
+
+def _then(call: Call, answer: Callable[[], Message]) -> Answer:
+    """Answers the call with the error, or else with what `answer` makes."""
+
+    def done(error: IntermodalError | None) -> None:
+        if error is not None:
+            call.fail(error)
+        else:
+            call.reply(answer())
+
+    return done
+
+
+def _streams(request: Any) -> Streams:
+    return Streams(request.stdin, request.stdout, request.stderr, request.terminal)
