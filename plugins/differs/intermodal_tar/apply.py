@@ -60,7 +60,10 @@ def apply_layer(
     reader = TarReader(blocks)
     tree = Tree(root, lower, None if fresh else set(), limits.depth)
     applier = _Applier(reader, tree, limits, devices, overlay=lower >= 0)
-    applier.run()
+    try:
+        applier.run()
+    finally:
+        tree.forget()
     return tree.opaque
 
 

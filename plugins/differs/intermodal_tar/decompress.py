@@ -25,7 +25,7 @@ from intermodal_tar.zstd_frames import Frames
 
 __all__ = ["LayerStream"]
 
-_READ: Final = 1 << 18
+_READ: Final = 1 << 20
 _BLOCK: Final = 1 << 20
 _AHEAD: Final = 4
 #: Below this an archive of nothing but zeros is no bomb, whatever its ratio.
@@ -37,28 +37,34 @@ class _Reads(Protocol):
 
 
 class _Source:
-    """The descriptor as a file object, hashed as it is read."""
+    """The descriptor as a file object, hashed as it is read: in large pieces, since each takes the interpreter's lock."""
 
     def __init__(self, fd: int) -> None:
         self._fd = fd
-        self._ahead = b""
+        self._piece = b""
+        self._at = 0
         self._hash = hashlib.sha256()
-        self.size = 0
+        self._taken = 0
         self.frames: Frames | None = None
 
+    @property
+    def size(self) -> int:
+        """How many bytes were read so far."""
+        return self._taken - (len(self._piece) - self._at)
+
     def peek(self, size: int) -> bytes:
-        while len(self._ahead) < size and (more := os.read(self._fd, _READ)):
-            self._ahead += more
-        return self._ahead[:size]
+        while len(self._piece) < size and (more := os.read(self._fd, _READ)):
+            self._piece += self._take(more)
+        return self._piece[:size]
 
     def read(self, size: int = -1) -> bytes:
-        data, self._ahead = self._ahead, b""
-        if not data:
-            data = os.read(self._fd, _READ if size < 0 else size)
-        elif 0 <= size < len(data):
-            data, self._ahead = data[:size], data[size:]
-        self._hash.update(data)
-        self.size += len(data)
+        if self._at == len(self._piece):
+            self._piece, self._at = self._take(os.read(self._fd, _READ)), 0
+        at, end = self._at, len(self._piece)
+        if 0 <= size < end - at:
+            end = at + size
+        self._at = end
+        data = self._piece if end - at == len(self._piece) else self._piece[at:end]
         if self.frames is not None:
             self.frames.feed(data)
         return data
@@ -70,6 +76,11 @@ class _Source:
 
     def digest(self) -> str:
         return "sha256:" + self._hash.hexdigest()
+
+    def _take(self, data: bytes) -> bytes:
+        self._hash.update(data)
+        self._taken += len(data)
+        return data
 
 
 class LayerStream:
