@@ -13,7 +13,7 @@ from typing import Any, Final, NamedTuple
 
 from intermodal_core.errors import DeadlineExceeded, ResourceExhausted
 
-__all__ = ["UNKNOWN", "Child", "Completed", "Output", "kill_group", "uncancellable"]
+__all__ = ["UNKNOWN", "Child", "Completed", "Pipes", "kill_group", "uncancellable"]
 
 #: The status of a child that ended after its spawner had: nobody was there to be told. (-1 would be SIGHUP.)
 UNKNOWN: Final = -256
@@ -101,8 +101,8 @@ class Child:
         return DeadlineExceeded(f"process {self.pid} has not ended within {timeout} s")
 
 
-class Output:
-    """Standard input from memory, standard output and error into it."""
+class Pipes:
+    """The standard streams of a command: input from memory, output and errors into it."""
 
     def __init__(self, input: bytes) -> None:
         stdin = os.memfd_create("stdin", os.MFD_CLOEXEC)
@@ -111,43 +111,50 @@ class Output:
         os.lseek(stdin, 0, os.SEEK_SET)
         (stdout, out), (stderr, err) = os.pipe2(os.O_CLOEXEC), os.pipe2(os.O_CLOEXEC)
         self.theirs = {0: stdin, 1: out, 2: err}
-        self.ours = (stdout, stderr)
         self._taken = {stdout: bytearray(), stderr: bytearray()}
-        for fd in self.ours:
-            os.set_blocking(fd, False)
 
-    def take(self, fd: int) -> bool:
-        """Read once; False at the end. Raises ResourceExhausted when there is too much."""
+    async def follow(self, child: Child) -> Completed:
+        """All output, once the command has ended. Raises ResourceExhausted when it writes too much, having killed it."""
+        while self.theirs:  # so that the pipes end with the command
+            os.close(self.theirs.popitem()[1])
+        loop = asyncio.get_running_loop()
+        for fd in self._taken:
+            os.set_blocking(fd, False)
+            loop.add_reader(fd, self._take, fd, child)
+        try:
+            status = await child.wait_async()
+            for fd in self._taken:
+                while self._take(fd, child):
+                    pass
+        finally:
+            for fd in self._taken:
+                loop.remove_reader(fd)
+        if self._too_much():
+            raise ResourceExhausted(f"a command wrote more than {_MAX_OUTPUT >> 20} MiB of output and was killed")
+        return Completed(status, *map(bytes, self._taken.values()))
+
+    def _take(self, fd: int, child: Child) -> bool:
+        """Read once; whether there may be more."""
+        if self._too_much():
+            kill_group(child)
+            return False
         try:
             data = os.read(fd, 1 << 16)
         except BlockingIOError:
-            return True
+            return False
+        if not data:
+            asyncio.get_running_loop().remove_reader(fd)
         self._taken[fd] += data
-        if sum(map(len, self._taken.values())) > _MAX_OUTPUT:
-            raise ResourceExhausted(f"a command wrote more than {_MAX_OUTPUT >> 20} MiB of output and was killed")
         return bool(data)
 
-    def completed(self, exit: int) -> Completed:
-        """What the ended command has left in the pipes, too."""
-        for fd in self.ours:
-            size = -1
-            while size != len(self._taken[fd]):
-                size = len(self._taken[fd])
-                self.take(fd)
-        stdout, stderr = (bytes(self._taken[fd]) for fd in self.ours)
-        return Completed(exit, stdout, stderr)
+    def _too_much(self) -> bool:
+        return sum(map(len, self._taken.values())) > _MAX_OUTPUT
 
-    def close_theirs(self) -> None:
-        """Called once the command has its own copies, so that the pipes end with it."""
-        while self.theirs:
-            os.close(self.theirs.popitem()[1])
-
-    def __enter__(self) -> Output:
+    def __enter__(self) -> Pipes:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.close_theirs()
-        for fd in self.ours:
+        for fd in (*self.theirs.values(), *self._taken):
             os.close(fd)
 
 

@@ -23,7 +23,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from typing import Any
 
-from intermodal_core.child import UNKNOWN, Child, Completed, Output, kill_group, uncancellable
+from intermodal_core.child import UNKNOWN, Child, Completed, Pipes, kill_group, uncancellable
 from intermodal_core.errors import (
     DeadlineExceeded,
     FailedPrecondition,
@@ -207,28 +207,12 @@ class Spawner:
         env: Mapping[str, str] | None = None,
         cwd: str = "/",
     ) -> Completed:
-        """Execute a command to its end; output that descendants write afterwards is not waited for.
+        """Execute a command to its end; output that descendants write afterwards is not waited for. Not on a loop.
 
         Raises DeadlineExceeded after `timeout` seconds and ResourceExhausted past 16 MiB of output, having killed its
         process group, and else as `spawn`.
         """
-        until = time.monotonic() + timeout
-        with Output(input) as output, self.spawn(argv, env=env, cwd=cwd, fds=output.theirs, deadline=timeout) as child:
-            output.close_theirs()
-            try:
-                poll = select.poll()
-                for fd in (*output.ours, child.pidfd):
-                    poll.register(fd, select.POLLIN)
-                while (left := until - time.monotonic()) > 0:
-                    for fd, _ in poll.poll(left * 1000):
-                        if fd == child.pidfd:
-                            return output.completed(child.wait(timeout))
-                        if not output.take(fd):
-                            poll.unregister(fd)
-                raise DeadlineExceeded(f"{argv[0]} has not ended within {timeout} s and was killed")
-            except IntermodalError:
-                kill_group(child)
-                raise
+        return asyncio.run(self.run_async(argv, input, timeout, env=env, cwd=cwd))
 
     async def run_async(
         self,
@@ -239,42 +223,20 @@ class Spawner:
         env: Mapping[str, str] | None = None,
         cwd: str = "/",
     ) -> Completed:
-        """As `run`; the command is killed when this is cancelled."""
-        loop = asyncio.get_running_loop()
-        until = loop.time() + timeout
-        failed: asyncio.Future[Any] = loop.create_future()
-
-        def readable(fd: int) -> None:
-            try:
-                if not output.take(fd):
-                    loop.remove_reader(fd)
-            except IntermodalError as error:
-                loop.remove_reader(fd)
-                if not failed.done():
-                    failed.set_exception(error)
-
-        with Output(input) as output:
-            child = await self.spawn_async(argv, env=env, cwd=cwd, fds=output.theirs, deadline=timeout)
-            output.close_theirs()
-            with child:
-                ended: asyncio.Future[Any] = asyncio.ensure_future(child.wait_async())
-                try:
-                    for fd in output.ours:
-                        loop.add_reader(fd, readable, fd)
-                    await asyncio.wait({ended, failed}, timeout=until - loop.time(), return_when="FIRST_COMPLETED")
-                    if failed.done():
-                        failed.result()
-                    if not ended.done():
-                        raise DeadlineExceeded(f"{argv[0]} has not ended within {timeout} s and was killed")
-                    return output.completed(ended.result())
-                except BaseException:
-                    kill_group(child)
-                    raise
-                finally:
-                    ended.cancel()
-                    failed.cancel()
-                    for fd in output.ours:
-                        loop.remove_reader(fd)
+        """As `run`; the process group is killed when this is cancelled."""
+        try:
+            async with asyncio.timeout(timeout):
+                with Pipes(input) as pipes:
+                    child = await self.spawn_async(argv, env=env, cwd=cwd, fds=pipes.theirs, deadline=timeout)
+                    try:
+                        return await pipes.follow(child)
+                    except BaseException:
+                        kill_group(child)
+                        raise
+                    finally:
+                        child.close()
+        except TimeoutError:
+            raise DeadlineExceeded(f"{argv[0]} has not ended within {timeout} s and was killed") from None
 
     def close(self) -> None:
         """End the spawner; its children live on. Calls under way and later ones raise Unavailable. Idempotent."""
