@@ -11,8 +11,7 @@ from intermodal_core import __version__
 from intermodal_core.contracts.managers.images import FromRootfs, Images
 from intermodal_core.contracts.managers.tasks import Composite, ExecOptions, RunOptions, Tasks
 from intermodal_core.errors import InvalidArgument, NotFound
-from intermodal_core.events import EventBus
-from intermodal_core.registry import Registry
+from intermodal_core.plugin import Context
 
 from intermodal_control.logs import send_logs
 from intermodal_control.processes import follow, stdio
@@ -115,14 +114,30 @@ class Subscribe(Params):
 
 
 class Methods:
-    """The managers, and `table`: method name to what answers it."""
+    """`table`: method name to what answers it.
 
-    def __init__(self, images: Images, tasks: Tasks, containers: Composite, events: EventBus, registry: Registry):
-        self._images = images
-        self._tasks = tasks
-        self._containers = containers
-        self._events = events
-        self._registry = registry
+    The managers are looked up at each call: while one is not ready, the calls that need it say why, and the others work.
+    """
+
+    def __init__(self, context: Context[Any]) -> None:
+        self._context = context
+        self._events = context.events
+        self._registry = context.registry
+
+    @property
+    def _images(self) -> Images:
+        images: Images = self._context.get("managers", "images")
+        return images
+
+    @property
+    def _tasks(self) -> Tasks:
+        tasks: Tasks = self._context.get("managers", "tasks")
+        return tasks
+
+    @property
+    def _containers(self) -> Composite:
+        composite: Composite = self._context.get("managers", "tasks").composite
+        return composite
 
     def table(self) -> dict[str, Method]:
         """The rows. `cancel`: the client's closing ends it; whatever else has begun goes on without the client."""
@@ -138,12 +153,12 @@ class Methods:
             "containers.start": Method(self._start),
             "containers.exec": Method(self._exec),
             "containers.list": Method(self._list_containers, cancel=True),
-            "containers.get": Method(self._on(self._containers.get), cancel=True),
-            "containers.inspect": Method(self._on(self._containers.inspect), cancel=True),
+            "containers.get": Method(self._on("get"), cancel=True),
+            "containers.inspect": Method(self._on("inspect"), cancel=True),
             "containers.logs": Method(self._logs, cancel=True),
             "containers.wait": Method(self._wait, cancel=True),
-            "containers.pause": Method(self._on(self._containers.pause)),
-            "containers.resume": Method(self._on(self._containers.resume)),
+            "containers.pause": Method(self._on("pause")),
+            "containers.resume": Method(self._on("resume")),
             "containers.kill": Method(self._kill),
             "containers.stop": Method(self._stop),
             "containers.remove": Method(self._remove),
@@ -278,10 +293,11 @@ class Methods:
         params = call.params(RemoveContainer)
         await self._containers.remove(call.scope, params.container, params.force)
 
-    def _on(self, verb: Callable[..., Awaitable[Any]]) -> Callable[[Call], Awaitable[Any]]:
+    def _on(self, verb: str) -> Callable[[Call], Awaitable[Any]]:
         """A method that takes the container alone."""
 
         async def run(call: Call) -> Any:
-            return await verb(call.scope, call.params(NamedContainer).container)
+            container = call.params(NamedContainer).container
+            return await getattr(self._containers, verb)(call.scope, container)
 
         return run
