@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable
+from importlib.metadata import entry_points
 from pathlib import Path
+from typing import Any
 
 import pytest
 from intermodal_core.errors import InvalidArgument, NotFound, ResourceExhausted
+from intermodal_core.plugin import Context, Plugin
 from intermodal_core.testing.content import ContentStoreKit, StoreFactory
 from intermodal_local.store import Store
 
@@ -118,3 +122,30 @@ def test_a_ref_is_never_a_path(tmp_path: Path) -> None:
     with pytest.raises(InvalidArgument):
         store.begin("\udcff")
     assert [path.name for path in tmp_path.iterdir()] == ["store"]
+
+
+@pytest.mark.parametrize("where", ["root", "elsewhere"])
+def test_the_plugin(tmp_path: Path, where: str) -> None:
+    """Found by its entry point, made by its factory: in the instance's directory, or where the config says."""
+    (point,) = entry_points(group="intermodal.content", name="local")
+    plugin: Plugin[Any] = point.load()
+    config = plugin.config() if where == "root" else plugin.config(path=str(tmp_path / where))
+    nothing: Any = None
+    context = Context(
+        kind="content",
+        name="local",
+        config=config,
+        root=tmp_path / "root",
+        state=tmp_path / "state",
+        address="",
+        log=logging.getLogger("local"),
+        events=nothing,
+        spawner=nothing,
+        registry=nothing,
+    )
+    store = plugin.factory(context)
+    store.begin("r")
+    store.append("r", child.FIRST)
+    store.commit("r")
+    place = tmp_path / where
+    assert (place / "blobs" / "sha256" / child.digest(child.FIRST)[7:]).read_bytes() == child.FIRST

@@ -10,6 +10,7 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable, Coroutine
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -17,6 +18,7 @@ import msgspec
 import pytest
 from intermodal_core.contracts.metadata import Table, Transaction
 from intermodal_core.errors import DataLoss, FailedPrecondition, ResourceExhausted, Unavailable
+from intermodal_core.plugin import Context, Plugin
 from intermodal_core.testing.metadata import MetadataStoreKit, StoreFactory
 from intermodal_sqlite.store import Store
 
@@ -285,3 +287,31 @@ def test_msgpack_is_what_is_stored(tmp_path: Path) -> None:
     assert (name, side) == ("a", "left")
     assert msgspec.msgpack.decode(record)["name"] == "a"
     store.close()
+
+
+@pytest.mark.parametrize("where", ["root/metadata.db", "elsewhere.db"])
+def test_the_plugin(tmp_path: Path, where: str) -> None:
+    """Found by its entry point, made by its factory: in the instance's directory, or where the config says."""
+    (point,) = entry_points(group="intermodal.metadata", name="sqlite")
+    plugin: Plugin[Any] = point.load()
+    config = plugin.config() if where == "root/metadata.db" else plugin.config(path=str(tmp_path / where))
+    nothing: Any = None
+    context = Context(
+        kind="metadata",
+        name="sqlite",
+        config=config,
+        root=tmp_path / "root",
+        state=tmp_path / "state",
+        address="",
+        log=logging.getLogger("sqlite"),
+        events=nothing,
+        spawner=nothing,
+        registry=nothing,
+    )
+    store = plugin.factory(context)
+    store.declare(PAIRS)
+    run(store.write(lambda tx: put_pair(tx, "a")))
+    store.close()
+    again = declared(tmp_path / where)
+    assert names(again, "left") == ["a"]
+    again.close()

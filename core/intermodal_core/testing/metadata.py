@@ -232,6 +232,18 @@ class MetadataStoreKit:
             with pytest.raises((Internal, RuntimeError)):
                 do(store, lambda tx: next(tx.scan(THINGS)))
 
+    @pytest.mark.parametrize("kind", [SystemExit, asyncio.CancelledError])
+    def test_m6_what_would_end_the_loop(self, store: MetadataStore, kind: type[BaseException]) -> None:
+        """[M6] It is undone and told as a defect; the store goes on."""
+
+        def fn(tx: Transaction) -> None:
+            tx.put(THINGS, Thing("a", "x"))
+            raise kind
+
+        with pytest.raises(Internal):
+            _write(store, fn)
+        assert _scan(store) == []
+
     def test_m7_writes_one_after_the_other(self, store: MetadataStore) -> None:
         """[M7] No increment is lost, and each sees the ones before."""
         _write(store, lambda tx: tx.put(THINGS, Thing("a", "n")))

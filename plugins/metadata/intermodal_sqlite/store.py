@@ -305,7 +305,10 @@ def _settle(jobs: list[_Job]) -> None:
             continue
         if job.error is None:
             future.set_result(job.result)
-        elif isinstance(job.error, StopIteration):
-            future.set_exception(Internal("the function of a metadata transaction raised StopIteration"))
-        else:
+        elif isinstance(job.error, Exception) and not isinstance(job.error, StopIteration):
             future.set_exception(job.error)
+        else:
+            # What would end the caller's task, or the loop, is not for a function of a transaction to raise.
+            wrapped = Internal(f"the function of a metadata transaction raised {type(job.error).__name__}")
+            wrapped.__cause__ = job.error
+            future.set_exception(wrapped)
