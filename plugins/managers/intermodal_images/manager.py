@@ -1,0 +1,187 @@
+"""The images manager."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+from intermodal_core.contracts.common import Descriptor, Mount
+from intermodal_core.contracts.managers.images import FromRootfs, Progress, Report, Unpacked
+from intermodal_core.contracts.managers.policy import Policy
+from intermodal_core.contracts.managers.store import Image, Scope, Store
+from intermodal_core.contracts.metadata import Transaction
+from intermodal_core.errors import InvalidArgument, NotFound
+from intermodal_core.registry import Registry
+from intermodal_oci import platforms, references
+from intermodal_oci.model import (
+    OCI_CONFIG,
+    OCI_LAYER_GZIP,
+    OCI_MANIFEST,
+    ContainerConfig,
+    History,
+    ImageConfig,
+    Manifest,
+    RootFS,
+    encode,
+)
+
+from intermodal_images.archive import read_archive
+from intermodal_images.blobs import Blobs
+from intermodal_images.importing import check_whole, images_of
+from intermodal_images.rootfs import pack
+from intermodal_images.tree import Tree
+from intermodal_images.unpacker import Unpacker
+
+__all__ = ["ImagesManager"]
+
+T = TypeVar("T")
+
+
+class ImagesManager:
+    """Implements `intermodal_core.contracts.managers.images.Images`."""
+
+    def __init__(self, store: Store, policy: Policy, registry: Registry) -> None:
+        self._store = store
+        self._unpacker = Unpacker(store, policy, registry)
+
+    async def import_archive(
+        self,
+        scope: Scope,
+        archive: int,
+        *,
+        names: Sequence[str] = (),
+        platform: str = "",
+        all_platforms: bool = False,
+        unpack: str | None = "",
+        report: Report | None = None,
+    ) -> list[Image]:
+        """Take an OCI layout or a Docker archive."""
+        wanted = platforms.parse(platform) if platform else platforms.host()
+        loop = asyncio.get_running_loop()
+        blobs = Blobs(self._store, scope, loop)
+        tree = Tree(self._store, scope)
+
+        def read(count: int) -> None:
+            if report is not None:
+                loop.call_soon_threadsafe(report, Progress("read", "archive", count))
+
+        try:
+            held = await _on_thread(blobs, lambda: read_archive(archive, blobs, read))
+            found = await images_of(held, blobs, tree, names)
+            needed: set[str] = set()
+            for _, target in found:
+                needed |= await check_whole(tree, target, None if all_platforms else wanted)
+            for _, target in found:
+                await tree.label(target, needed)
+            await blobs.keep_only(needed)
+            images = [Image(scope.namespace, name, _plain(target)) for name, target in found]
+            stored = await self._store.write(lambda tx: [self._store.put_image(tx, image) for image in images])
+        except BaseException:
+            await asyncio.shield(blobs.keep_only(set()))
+            raise
+        if unpack is not None:
+            for image in stored:
+                await self._unpacker.unpack(scope, image, unpack, wanted, report)
+        return stored
+
+    async def from_rootfs(self, scope: Scope, request: FromRootfs, *, report: Report | None = None) -> Image:
+        """Make a one-layer image of a directory."""
+        name = references.normalise(request.name)
+        loop = asyncio.get_running_loop()
+        blobs = Blobs(self._store, scope, loop)
+        count = 0
+
+        def packed(_: str) -> None:
+            nonlocal count
+            count += 1
+            if report is not None and count % 256 == 0:
+                loop.call_soon_threadsafe(report, Progress("pack", request.directory, count))
+
+        try:
+            digest, diff_id, size = await _on_thread(blobs, lambda: pack(request.directory, blobs, packed))
+            layer = Descriptor(OCI_LAYER_GZIP, digest, size)
+            config = encode(_config(request, diff_id))
+            config_descriptor = Descriptor(OCI_CONFIG, await blobs.put(config), len(config))
+            manifest = encode(
+                Manifest(schema_version=2, media_type=OCI_MANIFEST, config=config_descriptor, layers=(layer,))
+            )
+            target = Descriptor(OCI_MANIFEST, await blobs.put(manifest), len(manifest))
+            await Tree(self._store, scope).label(target, set())
+            image = Image(scope.namespace, name, target)
+
+            def record(tx: Transaction) -> Image:
+                return self._store.put_image(tx, image)
+
+            return await self._store.write(record)
+        except BaseException:
+            await asyncio.shield(blobs.keep_only(set()))
+            raise
+
+    async def unpack(
+        self, scope: Scope, name: str, snapshotter: str = "", *, platform: str = "", report: Report | None = None
+    ) -> Unpacked:
+        """Make the image's chain of snapshots."""
+        image = await self._store.images.get(scope, name)
+        wanted = platforms.parse(platform) if platform else platforms.host()
+        return await self._unpacker.unpack(scope, image, snapshotter, wanted, report)
+
+    async def apply(self, scope: Scope, layer: Descriptor, mounts: Sequence[Mount]) -> Descriptor:
+        """Apply a layer onto mounts."""
+        return await self._unpacker.apply(scope, layer, tuple(mounts))
+
+    async def select(self, scope: Scope, filters: Sequence[str] = ()) -> list[Image]:
+        """The image records."""
+        return await self._store.images.select(scope, filters)
+
+    async def resolve(self, scope: Scope, reference: str) -> Image:
+        """The image that a user's reference means."""
+        try:
+            return await self._store.images.get(scope, reference)
+        except NotFound as as_written:
+            try:
+                full = references.normalise(reference)
+            except InvalidArgument:
+                raise as_written from None
+            return await self._store.images.get(scope, full)
+
+    async def remove(self, scope: Scope, reference: str) -> Image:
+        """Delete the record."""
+        image = await self.resolve(scope, reference)
+        await self._store.images.delete(scope, image.name)
+        return image
+
+
+async def _on_thread(blobs: Blobs, work: Callable[[], T]) -> T:
+    """`work` on a thread; a caller who gives up waits until it has noticed."""
+    task = asyncio.ensure_future(asyncio.to_thread(work))
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        blobs.stopped = True
+        await asyncio.wait([task])
+        raise
+
+
+def _plain(target: Descriptor) -> Descriptor:
+    """A descriptor as an image record keeps it: what the archive called it is the record's name."""
+    return Descriptor(target.media_type, target.digest, target.size)
+
+
+def _config(request: FromRootfs, diff_id: str) -> ImageConfig:
+    here = platforms.host()
+    return ImageConfig(
+        architecture=here.architecture,
+        os=here.os,
+        variant=here.variant,
+        config=ContainerConfig(
+            user=request.user,
+            env=request.env,
+            entrypoint=request.entrypoint,
+            cmd=request.cmd,
+            working_dir=request.workdir,
+            labels=request.labels,
+        ),
+        rootfs=RootFS(diff_ids=(diff_id,)),
+        history=(History(created_by=f"imod images from-rootfs {request.name}"),),
+    )
