@@ -33,8 +33,8 @@ def timestamp(nanoseconds: int) -> Timestamp | None:
 
 
 def nanoseconds(time: Timestamp) -> int:
-    """The other way."""
-    return time.seconds * _SECOND + time.nanos
+    """The other way; a time before the epoch (Go's zero time is the year 1) is no time."""
+    return max(0, time.seconds * _SECOND + time.nanos)
 
 
 def any_to(value: AnyValue | None) -> Any | None:
