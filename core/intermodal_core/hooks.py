@@ -111,7 +111,7 @@ class Hooks:
         try:
             self._manager.add_hookspecs(owner)
         except (pluggy.PluginValidationError, ValueError) as error:
-            raise InvalidArgument(f"hooks of {owner!r}: {error}") from error
+            raise InvalidArgument(f"hooks of {owner!r}: {' '.join(str(error).split())}") from error
 
     def register(
         self,

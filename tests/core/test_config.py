@@ -187,8 +187,11 @@ def test_imports_in_a_circle(write: Write) -> None:
 def test_a_file_reached_twice_is_read_once(write: Write) -> None:
     main = write('version = 1\nimports = ["b.toml", "c.toml", "b.toml"]\n')
     write('[runtimes.r]\nbinary = "b"\n', "b.toml")
-    write('imports = ["b.toml"]\n[runtimes.r]\nbinary = "c"\n', "c.toml")
-    assert load(main).section("runtimes", "r").convert(Options).binary == "c"
+    write('version = 1\nimports = ["b.toml"]\n[runtimes.r]\nbinary = "c"\n', "c.toml")
+    config = load(main)
+    assert config.section("runtimes", "r").convert(Options).binary == "c"
+    assert config.core.imports == ["b.toml", "c.toml", "b.toml"]
+    assert config.where(("version",)) == f"{main}:1"
 
 
 # Files that cannot be used.
@@ -278,6 +281,9 @@ def test_unknown_keys_are_found_in_types_that_would_let_them_pass(write: Write) 
     path = write("version = 1\n[a.b]\ncolour = 1\n[a.b.inner]\nsize = 2\n")
     message = refused(lambda: load(path).section("a", "b").convert(Loose))
     assert message.startswith(f'{path}:3: [a.b] has no key "colour"; there are: deadline, ')
+    path = write("version = 1\n[a.b.inner]\nsizes = 2\n")
+    message = refused(lambda: load(path).section("a", "b").convert(Loose))
+    assert message == f'{path}:3: [a.b.inner] has no key "sizes"; did you mean "size"?'
 
 
 def test_a_config_type_may_not_hide_a_common_key(write: Write) -> None:
@@ -491,4 +497,5 @@ def test_the_dump_shows_values_with_their_origins_and_reads_back(write: Write) -
     assert again.core == config.core
     assert again.section("runtimes", "runc").convert(Options) == config.section("runtimes", "runc").convert(Options)
     assert again.tables["rules"] == config.tables["rules"]
+    assert "#" not in config.dump()
     assert load(write(config.dump(), "plain.toml")).tables == config.tables
