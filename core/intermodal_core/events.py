@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 import threading
 import time
 from collections import deque
@@ -144,7 +145,13 @@ class EventBus:
         """Return once all that was published is on the disk; a power failure cannot take it then. Raises OSError."""
         with self._writing:
             self.flush()
-            self._journal.sync()
+            fds = self._journal.unsynced()
+        try:
+            for fd in fds:
+                os.fsync(fd)
+        finally:
+            for fd in fds:
+                os.close(fd)
 
     def statistics(self) -> dict[str, Any]:
         """Numbers for people and metrics: counts since the start, what is kept, how far each subscriber lags."""

@@ -102,6 +102,7 @@ class _Server:
         self.wake, waker = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         signal.set_wakeup_fd(waker, warn_on_full_buffer=False)
         signal.signal(signal.SIGCHLD, lambda *_: None)
+        self.settle()
 
     def serve(self) -> None:
         poll = select.poll()
@@ -156,16 +157,21 @@ class _Server:
             why = _in_one_line(error)
         if why:
             return {"error": why, "code": _FAILED_PRECONDITION}, -1
+        self.settle()
+        return {}, -1
+
+    def settle(self) -> None:
+        """Whatever was imported: nothing of it is inherited by commands, found by a child late, or moved by the collector."""
         for fd in map(int, os.listdir("/proc/self/fd")):
             if fd > 2:
                 try:
                     os.set_inheritable(fd, False)
                 except OSError:
                     pass  # the listing's own
+        self.handled = [number for number in signal.valid_signals() if callable(signal.getsignal(number))]
         gc.disable()
         gc.collect()
         gc.freeze()
-        return {}, -1
 
     def fork(self, request: Message, fds: list[int]) -> tuple[Message, int]:
         module, _, name = request["target"].partition(":")
@@ -180,7 +186,7 @@ class _Server:
         pid = os.fork()
         if pid == 0:
             try:
-                _become_child(request["session"], fds)
+                _become_child(request["session"], fds, self.handled)
                 _run(function, module, request["args"], fds)
             finally:
                 os._exit(FAILED)
@@ -237,12 +243,11 @@ def _threads_left() -> str:
     return f"the import left {count} thread(s) running {names or ''}".rstrip()
 
 
-def _become_child(session: bool, keep: Iterable[int]) -> None:
+def _become_child(session: bool, keep: Iterable[int], handled: Iterable[int]) -> None:
     """Nothing of the server's but memory: signals, session, directory and descriptors as a new process has them."""
     signal.set_wakeup_fd(-1)
-    for number in signal.valid_signals():
-        if callable(signal.getsignal(number)):
-            signal.signal(number, signal.SIG_DFL)
+    for number in handled:
+        signal.signal(number, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
     if session:
         os.setsid()
@@ -284,8 +289,9 @@ def _in_one_line(error: BaseException) -> str:
 
 
 def _name_process(name: str) -> None:
-    with open("/proc/self/comm", "w") as file:
-        file.write(name[:15])
+    fd = os.open("/proc/self/comm", os.O_WRONLY)
+    os.write(fd, name[:15].encode())
+    os.close(fd)
 
 
 def main(fd: int) -> None:
@@ -299,9 +305,6 @@ def main(fd: int) -> None:
     os.chdir("/")
     os.setsid()  # a terminal's Ctrl-C is for the daemon alone
     _name_process("imod-spawner")
-    gc.disable()
-    gc.collect()
-    gc.freeze()
     try:
         _Server(sock).serve()
     except (BrokenPipeError, ConnectionResetError):

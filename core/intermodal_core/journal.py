@@ -4,7 +4,7 @@
     frame   := length(u32) crc32(u32) first(u64) count(u32) payload        little endian; payload: MessagePack, a batch
 
 A batch is one frame and one write(2), so that SIGKILL loses no batch and tears none. Nothing is synced for each event: a
-power failure may take the last seconds (who cannot afford that keeps a row until `sync` returned, as the outbox does).
+power failure may take the last seconds (who cannot afford that keeps a row until `EventBus.sync` returned, as the outbox does).
 Then a torn tail is cut off, and numbering goes on far enough ahead that no number is given twice.
 """
 
@@ -30,6 +30,7 @@ _HEADER = struct.Struct("<8s16sQ")
 _FRAME = struct.Struct("<IIQI")
 _FRAME_EVENTS = 1024  # events a frame at most: what a reader decodes at once
 _SEGMENTS = 32  # parts of the whole; one is given up at a time, and one is scanned at start
+_UNSYNCED = 16  # finished segments that `unsynced` still tells of
 _SKIP = 1 << 24  # more numbers than a power failure can take
 
 
@@ -61,8 +62,8 @@ class _Segment:
 class Journal:
     """The journal in `directory` (made if need be), of one process at a time.
 
-    It keeps at most about `max_bytes` and `max_events`, giving up the oldest segment first. `append` and `sync` may be
-    called from any thread, one at a time; cursors read meanwhile.
+    It keeps at most about `max_bytes` and `max_events`, giving up the oldest segment first. All but `append` and `unsynced`,
+    which any thread may call, one at a time, is for one thread; cursors read meanwhile.
     """
 
     def __init__(
@@ -84,6 +85,7 @@ class Journal:
         self._encode = msgspec.msgpack.Encoder().encode
         self._decode = msgspec.msgpack.Decoder(list[Event]).decode
         self._fd = -1
+        self._unsynced: list[int] = []
         self._failing = False
         self._count = 0  # events ever
         self._number = 0  # of the last segment made
@@ -126,16 +128,31 @@ class Journal:
                 self._failing = False
                 self.newest = part[-1].sequence
 
-    def sync(self) -> None:
-        """Return once all that was appended is on the disk. Raises OSError."""
+    def unsynced(self) -> list[int]:
+        """What to sync for all that was appended to be on the disk: descriptors, the caller's from now on.
+
+        So one thread can wait for the disk while others append.
+        """
+        fds, self._unsynced = self._unsynced, []
+        if fds:
+            fds.append(os.open(self._directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
         if self._fd >= 0:
-            os.fdatasync(self._fd)
+            fds.append(os.dup(self._fd))
+        return fds
 
     def close(self) -> None:
-        """Let go of the file. Idempotent."""
-        fd, self._fd = self._fd, -1
-        if fd >= 0:
-            os.close(fd)
+        """Let go of the files. Idempotent."""
+        self._finish()
+        while self._unsynced:
+            os.close(self._unsynced.pop())
+
+    def _finish(self) -> None:
+        """The segment at hand gets no more; it waits to be synced."""
+        if self._fd >= 0:
+            self._unsynced.append(self._fd)
+            self._fd = -1
+        while len(self._unsynced) > _UNSYNCED:  # nobody asks
+            os.close(self._unsynced.pop(0))
 
     def cursor(self, after: int) -> Cursor:
         """A reader of what follows number `after`. Raises OutOfRange when not all of that is kept."""
@@ -163,7 +180,7 @@ class Journal:
 
     def _rotate(self, first: int) -> _Segment:
         """A new segment; and what no longer has room beside it is given up."""
-        self.close()
+        self._finish()
         path = self._directory / f"{first:020d}.events"
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_CLOEXEC, 0o600)
         if os.write(fd, _HEADER.pack(_MAGIC, self._boot_id, self._count)) < _HEADER.size:

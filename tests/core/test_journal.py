@@ -258,3 +258,23 @@ def test_one_write_a_batch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(os, "write", counted)
     journal.append(batch(journal, 500))
     assert len(calls) == 1
+
+
+def test_what_is_to_be_synced(tmp_path: Path) -> None:
+    journal = make(tmp_path, max_bytes=64_000)
+    assert journal.unsynced() == []
+    for _ in range(40):
+        journal.append(batch(journal, 10))
+    segments = sorted(tmp_path.iterdir())
+    fds = journal.unsynced()
+    assert {os.readlink(f"/proc/self/fd/{fd}") for fd in fds} == {str(tmp_path), *map(str, segments)}
+    for fd in fds:
+        os.close(fd)
+    [fd] = journal.unsynced()
+    assert os.readlink(f"/proc/self/fd/{fd}") == str(segments[-1])
+    os.close(fd)
+    for _ in range(2000):
+        journal.append(batch(journal, 10))
+    before = len(os.listdir("/proc/self/fd"))
+    journal.close()
+    assert 0 < before - len(os.listdir("/proc/self/fd")) < 20

@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -110,6 +111,14 @@ def wait_until(holds: Callable[[], object], timeout: float = 10.0) -> None:
     while not holds():
         assert time.monotonic() < until, "it did not come to pass"
         time.sleep(0.002)
+
+
+def gone(pid: int) -> bool:
+    """Ended, though init may not have reaped it yet."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except FileNotFoundError:
+        return True
 
 
 def told(spawner: Spawner, function: str, args: Sequence[Any] = (), session: bool = True) -> bytes:
@@ -255,7 +264,7 @@ class TestPreload:
         old = spawner.pid
         with spawner.fork("im_good:sleeps", []) as child:
             with pytest.raises(FailedPrecondition, match=f"{name} cannot be preloaded: .*{why}"):
-                spawner.preload(name, 0.5)
+                spawner.preload(name, 0.5 if name == "im_hangs" else 10)
             replaced(spawner, old)
             assert spawner.modules == ("im_good",)
             assert child.kill(0)
@@ -336,8 +345,8 @@ class TestDeath:
             started = time.monotonic()
             replaced(spawner, old)
             delays.append(time.monotonic() - started)
-        assert delays[0] < 0.05
-        assert 0.05 <= delays[1] < delays[2] < delays[3]
+        assert delays[0] < delays[3]
+        assert all(delay >= least for delay, least in zip(delays, (0, 0.05, 0.1, 0.2), strict=True))
 
     def test_ends_when_the_daemon_does(self, modules: Path) -> None:
         """A daemon that is killed: its spawner ends, the child does not."""
@@ -361,9 +370,7 @@ class TestDeath:
         try:
             os.kill(daemon, signal.SIGKILL)
             os.waitpid(daemon, 0)
-            wait_until(
-                lambda: not Path(f"/proc/{server}").exists() or "Z (" in Path(f"/proc/{server}/status").read_text()
-            )
+            wait_until(lambda: gone(server))
             signal.pidfd_send_signal(pidfds[1], 0)
         finally:
             signal.pidfd_send_signal(pidfds[1], signal.SIGKILL)
@@ -420,13 +427,11 @@ class TestSpawn:
         with pytest.raises(InvalidArgument):
             spawner.spawn([])
 
-    def test_timeout_kills_the_group(self, spawner: Spawner) -> None:
-        started = time.monotonic()
-        with pytest.raises(DeadlineExceeded, match="was killed"):
-            spawner.run(["sh", "-c", "sleep 100 & echo $!; wait"], timeout=0.2)
-        with pytest.raises(DeadlineExceeded):
-            asyncio.run(spawner.run_async(["sleep", "100"], timeout=0.2))
-        assert time.monotonic() - started < 5
+    def test_timeout_kills_the_group(self, spawner: Spawner, tmp_path: Path) -> None:
+        note = tmp_path / "pid"
+        with pytest.raises(DeadlineExceeded, match=r"sh has not ended within 0\.5 s and was killed"):
+            spawner.run(["sh", "-c", f"sleep 100 & echo $! > {note}; wait"], timeout=0.5)
+        wait_until(lambda: gone(int(note.read_text())))
 
     def test_a_descendant_that_holds_the_pipes_is_not_waited_for(self, spawner: Spawner) -> None:
         done = spawner.run(["sh", "-c", "setsid sleep 1 & echo ready"])
@@ -446,29 +451,35 @@ class TestSpawn:
 
     def test_async_cancelled(self, spawner: Spawner) -> None:
         async def main() -> None:
-            reading, writing = os.pipe()
-            task = asyncio.create_task(spawner.run_async(["sh", "-c", "sleep 100"]))
-            await asyncio.sleep(0.1)
             process = spawner._process
             assert process is not None
+            task = asyncio.create_task(spawner.run_async(["sleep", "100"]))
+            await asyncio.to_thread(wait_until, lambda: process.children)
             [child] = process.children.values()
             task.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await task
             assert await asyncio.wait_for(asyncio.wrap_future(child._end), 10) == -9
-            os.close(reading)
-            os.close(writing)
 
         asyncio.run(main())
 
 
-def test_thousand_forks_among_threads(spawner: Spawner) -> None:
-    """Four threads fork while others compute and allocate; nothing hangs, nothing is lost, no descriptor stays."""
+def test_thousand_forks_under_calls(spawner: Spawner) -> None:
+    """gRPC and fork hang together in one process; here both are busy. Nothing hangs, is lost, or stays open."""
+    grpc = pytest.importorskip("grpc")
+    echo = grpc.unary_unary_rpc_method_handler(lambda request, context: request)
+    server = grpc.server(ThreadPoolExecutor(2))
+    server.add_generic_rpc_handlers([grpc.method_handlers_generic_handler("test.Echo", {"Say": echo})])
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
     stop = threading.Event()
+    calls: list[bytes] = []
 
-    def churn() -> None:
-        while not stop.is_set():
-            json.loads(json.dumps([{"n": n} for n in range(100)]))
+    def call() -> None:
+        with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+            say = channel.unary_unary("/test.Echo/Say")
+            while not stop.is_set():
+                calls.append(say(b"x", timeout=30))
 
     statuses: list[int] = []
 
@@ -477,18 +488,24 @@ def test_thousand_forks_among_threads(spawner: Spawner) -> None:
             with spawner.fork("im_good:exits", [n % 7]) as child:
                 statuses.append(child.wait(30))
 
-    before = len(os.listdir("/proc/self/fd"))
-    noise = [threading.Thread(target=churn) for _ in range(2)]
+    callers = [threading.Thread(target=call) for _ in range(2)]
     forkers = [threading.Thread(target=fork) for _ in range(4)]
-    for thread in (*noise, *forkers):
+    for thread in callers:
+        thread.start()
+    wait_until(lambda: calls)
+    before = len(os.listdir("/proc/self/fd"))
+    for thread in forkers:
         thread.start()
     for thread in forkers:
         thread.join(120)
+    during = len(calls)
+    assert len(os.listdir("/proc/self/fd")) <= before
     stop.set()
-    for thread in noise:
-        thread.join(10)
+    for thread in callers:
+        thread.join(30)
+    server.stop(None).wait(30)
     assert sorted(statuses) == sorted([n % 7 for n in range(250)] * 4)
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert during > 100
 
 
 def test_imports_little(modules: Path) -> None:
