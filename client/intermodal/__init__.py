@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from intermodal._async.namespaces import AsyncNamespaces
     from intermodal._async.process import AsyncProcess
     from intermodal._creation import ContainerOptions
-    from intermodal._models import CommandFailed, Event, Namespace, Output, Plugin, Stats, Status, Version
+    from intermodal._models import CommandFailed, Event, Namespace, Output, Plugin, Stats, Version
     from intermodal._stdio import Chunk
     from intermodal._sync.client import Client
     from intermodal._sync.container import Container
@@ -90,7 +90,6 @@ __all__ = [
     "Process",
     "ResourceExhausted",
     "Stats",
-    "Status",
     "Unavailable",
     "Unimplemented",
     "Version",
@@ -106,7 +105,7 @@ _MODULES = {
     "intermodal._async.namespaces": ("AsyncNamespaces",),
     "intermodal._async.process": ("AsyncProcess",),
     "intermodal._creation": ("ContainerOptions",),
-    "intermodal._models": ("CommandFailed", "Event", "Namespace", "Output", "Plugin", "Stats", "Status", "Version"),
+    "intermodal._models": ("CommandFailed", "Event", "Namespace", "Output", "Plugin", "Stats", "Version"),
     "intermodal._stdio": ("Chunk",),
     "intermodal._sync.client": ("Client",),
     "intermodal._sync.container": ("Container",),

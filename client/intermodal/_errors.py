@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from intermodal_core.errors import IntermodalError, Unavailable, by_code
+from intermodal_core.errors import Cancelled, DeadlineExceeded, IntermodalError, Unavailable, by_code
 
 
 def from_rpc(error: Any, address: str) -> IntermodalError:
@@ -12,4 +12,10 @@ def from_rpc(error: Any, address: str) -> IntermodalError:
         return Unavailable(
             f"No daemon answers at {address}; start it, or give its socket in INTERMODAL_ADDRESS ({details})"
         )
+    if code == IntermodalError.code:
+        # containerd passes on what a shim says, and with it a context's end as an unknown error.
+        if details.startswith("context deadline exceeded"):
+            return DeadlineExceeded(details)
+        if details.startswith("context canceled"):
+            return Cancelled(details)
     return by_code(code, details)

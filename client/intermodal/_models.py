@@ -2,12 +2,10 @@
 
 from dataclasses import dataclass
 from datetime import datetime
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 from google.protobuf.message import Message
 from intermodal_core.errors import IntermodalError
-
-Status = Literal["created", "running", "paused", "exited", "unknown"]
 
 
 @dataclass(frozen=True)

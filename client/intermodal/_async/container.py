@@ -18,7 +18,7 @@ from intermodal._async.process import AsyncProcess
 from intermodal._async.tasks import LOG, create_task, end_task, get_task, keeps_stdin, status_of
 from intermodal._creation import STOP_SIGNAL_LABEL
 from intermodal._decoding import moment, stats
-from intermodal._models import Stats, Status
+from intermodal._models import Stats
 from intermodal._stdio import Stdio
 from intermodal._waiting import sleep_async
 
@@ -81,8 +81,8 @@ class AsyncContainer:
         return document
 
     @property
-    def status(self) -> Status:
-        """Created, running, paused or exited."""
+    def status(self) -> str:
+        """One of created, running, paused, exited; unknown for a state that the client has no word for."""
         return status_of(self._task)
 
     @property

@@ -24,7 +24,8 @@ async def follow(
     Raises Unavailable after `attempts` connections in a row that gave nothing.
     """
     if not all_namespaces:
-        filters = [f"namespace=={channel.namespace},{each}" for each in filters] or [f"namespace=={channel.namespace}"]
+        ours = f'namespace=="{channel.namespace}"'
+        filters = [f"{ours},{each}" for each in filters] or [ours]
     request = events_pb2.SubscribeRequest(filters=filters)
     failures, pause, gap = 0, _FIRST_PAUSE, False
     while True:

@@ -90,8 +90,7 @@ class Channel:
         metadata = self._metadata("") + ([("since", str(since))] if since else [])
         call = self._method(method, "unary_stream")(request, timeout=timeout, metadata=metadata)
         try:
-            for response in call:
-                yield response
+            yield from call
         except grpc.RpcError as error:
             raise from_rpc(error, self.address) from None
         finally:
@@ -101,8 +100,7 @@ class Channel:
         """The answers to a stream of requests. Raises by meaning."""
         call = self._method(method, "stream_stream")(requests, metadata=self._metadata(lease))
         try:
-            for response in call:
-                yield response
+            yield from call
         except grpc.RpcError as error:
             raise from_rpc(error, self.address) from None
         finally:

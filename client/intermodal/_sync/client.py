@@ -84,7 +84,7 @@ class Client:
         """Events as they happen, until the iteration is left; a connection that breaks is made again.
 
         Args:
-            filters: those that match any of them; containerd's grammar, such as `topic==/tasks/exit`.
+            filters: those that match any of them; containerd's grammar, such as `topic=="/tasks/exit"`.
             since: first replay what came after the event of this `sequence`; a daemon that keeps no journal,
                 such as containerd, numbers none and replays none.
             all_namespaces: not only this client's.

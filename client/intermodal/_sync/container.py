@@ -15,7 +15,7 @@ from intermodal_core.errors import DeadlineExceeded, FailedPrecondition, NotFoun
 from intermodal import _api, _signals
 from intermodal._creation import STOP_SIGNAL_LABEL
 from intermodal._decoding import moment, stats
-from intermodal._models import Stats, Status
+from intermodal._models import Stats
 from intermodal._stdio import Stdio
 from intermodal._sync.channel import Channel
 from intermodal._sync.executing import READ_AHEAD, Exec
@@ -82,8 +82,8 @@ class Container:
         return document
 
     @property
-    def status(self) -> Status:
-        """Created, running, paused or exited."""
+    def status(self) -> str:
+        """One of created, running, paused, exited; unknown for a state that the client has no word for."""
         return status_of(self._task)
 
     @property

@@ -10,7 +10,6 @@ from intermodal_core.errors import FailedPrecondition, IntermodalError, NotFound
 
 from intermodal import _api
 from intermodal._creation import STDIN_LABEL
-from intermodal._models import Status
 from intermodal._stdio import Stdio
 from intermodal._sync.channel import Channel
 
@@ -18,7 +17,7 @@ LOG: Final = "log"
 END: Final = 15.0
 """Seconds that a killed task has for ending."""
 
-_STATUSES: Final[dict[int, Status]] = {
+_STATUSES: Final[dict[int, str]] = {
     task_pb2.CREATED: "created",
     task_pb2.RUNNING: "running",
     task_pb2.STOPPED: "exited",
@@ -27,7 +26,7 @@ _STATUSES: Final[dict[int, Status]] = {
 }
 
 
-def status_of(process: task_pb2.Process | None) -> Status:
+def status_of(process: task_pb2.Process | None) -> str:
     """A task's state in the client's words; a container without one is "created"."""
     return "created" if process is None else _STATUSES.get(process.status, "unknown")
 
@@ -124,13 +123,12 @@ def _kill_task(channel: Channel, container_id: str, task: task_pb2.Process) -> N
     kill = tasks_pb2.KillRequest(container_id=container_id, signal=9, all=True)
     try:
         channel.call(_api.TASK_KILL, kill)
-        if task.status != task_pb2.RUNNING:
-            # A frozen process takes no signal.
-            channel.call(_api.TASK_RESUME, tasks_pb2.ResumeTaskRequest(container_id=container_id))
     except NotFound:
-        pass
-    except IntermodalError:
-        state = get_task(channel, container_id)
-        if state is not None and state.status != task_pb2.STOPPED:
-            raise
+        pass  # it ended in between
+    if task.status != task_pb2.RUNNING:
+        try:
+            # A frozen process takes no signal; some runtimes thaw it on a kill themselves, and then refuse this.
+            channel.call(_api.TASK_RESUME, tasks_pb2.ResumeTaskRequest(container_id=container_id))
+        except IntermodalError:
+            pass
     channel.call(_api.TASK_WAIT, tasks_pb2.WaitRequest(container_id=container_id), timeout=END)

@@ -1,0 +1,71 @@
+"""A client for every kind of daemon that it must work with."""
+
+import secrets
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+import pytest
+from intermodal import Client, IntermodalError
+
+from tests.harness.containerd import containerd
+from tests.harness.images import Built, busybox_layout
+
+DAEMONS: dict[str, Callable[[], AbstractContextManager[str]]] = {
+    "containerd": containerd,
+}
+
+
+@pytest.fixture(scope="session", params=DAEMONS)
+def daemon_address(request: pytest.FixtureRequest) -> Iterator[str]:
+    """The socket of a daemon of each kind."""
+    with DAEMONS[request.param]() as address:
+        yield address
+
+
+@pytest.fixture(scope="session")
+def busybox(tmp_path_factory: pytest.TempPathFactory) -> Built:
+    """An archive of busybox:latest, whose only command is `sh`."""
+    return busybox_layout(tmp_path_factory.mktemp("image") / "busybox.tar")
+
+
+@pytest.fixture
+def client(daemon_address: str, tmp_path: Path) -> Iterator[Client]:
+    """A client in a namespace of its own, which is empty again afterwards; so is its directory of streams."""
+    namespace = f"test-{secrets.token_hex(4)}"
+    directory = tmp_path / "io"
+    with Client(daemon_address, namespace, timeout=30, directory=str(directory)) as client:
+        yield client
+    # Through a fresh client: the test may have closed or broken its own.
+    with Client(daemon_address, namespace, timeout=30, directory=str(directory)) as cleaner:
+        for container in cleaner.containers.list():
+            container.delete(force=True)
+        for image in cleaner.images.list():
+            image.delete(sync=True)
+        try:
+            cleaner.namespaces.delete(namespace)
+        except IntermodalError as error:
+            if "not found" not in str(error):
+                raise
+    assert list(directory.glob("*")) == []
+    _remove_cgroups(namespace)
+
+
+@pytest.fixture
+def ready(client: Client, busybox: Built) -> Client:
+    """The client, with busybox:latest imported."""
+    client.images.import_(busybox.path)
+    return client
+
+
+@pytest.fixture
+def in_another_namespace(ready: Client) -> Iterator[Client]:
+    """A second client in a namespace without anything in it."""
+    with ready.with_namespace(f"{ready.namespace}-b") as other:
+        yield other
+
+
+def _remove_cgroups(namespace: str) -> None:
+    """The runtime removes a container's cgroup but not the namespace's that it was in."""
+    for directory in Path("/sys/fs/cgroup").glob(f"**/{namespace}"):
+        directory.rmdir()
