@@ -40,7 +40,7 @@ class Plugin(Generic[C]):
     which the plugin reads with `registry.config.table(name, type)`.
 
     An instance that is an asynchronous context manager is entered, on the daemon's loop, before it counts as ready, and left
-    at the end of the daemon; another one's `close()`, where it has one, is called on a thread.
+    at the end of the daemon; of another one the method that the kind names for it is called, on a thread.
     """
 
     factory: Callable[[Context[C]], Any]

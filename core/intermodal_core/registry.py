@@ -316,8 +316,8 @@ class Registry:
                 async with asyncio.timeout(self._core.stop_deadline):
                     if hasattr(instance, "__aexit__"):
                         await instance.__aexit__(None, None, None)
-                    elif hasattr(instance, "close"):
-                        await asyncio.to_thread(instance.close)
+                    elif close := self.kinds[record.kind].close:
+                        await asyncio.to_thread(getattr(instance, close))
             except Exception:
                 log.exception("%s did not end well", record.id)
         self._order.clear()

@@ -17,6 +17,7 @@ METADATA = Kind(
     "intermodal_core.contracts.metadata:MetadataStore",
     single=True,
     guarded=False,
+    close="close",
     attributes={"containerd": "io.containerd.metadata.v1"},
 )
 SNAPSHOTTERS = Kind(
@@ -24,6 +25,7 @@ SNAPSHOTTERS = Kind(
     "intermodal_core.contracts.snapshotters:Snapshotter",
     threads=8,
     deadline=300,
+    close="close",
     attributes={"containerd": "io.containerd.snapshotter.v1"},
 )
 DIFFERS = Kind(
