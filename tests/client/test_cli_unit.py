@@ -136,7 +136,7 @@ def test_version_needs_no_daemon() -> None:
 
 
 def test_a_reader_that_goes_is_no_traceback() -> None:
-    process = subprocess.Popen([IMOD, "config", "default"], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    process = subprocess.Popen([IMOD, "completion", "zsh"], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     assert process.stdout is not None
     assert process.stderr is not None
     process.stdout.close()
@@ -156,7 +156,7 @@ def test_memory(text: str, value: int) -> None:
     assert options.memory(text) == value
 
 
-@pytest.mark.parametrize("text", ["", "0", "-1", "m", "1x", "1mm", "nan", "inf", "1e30", "b", "1 g"])
+@pytest.mark.parametrize("text", ["", "0", "-1", "m", "1x", "1mm", "nan", "inf", "1e30", "b", "1 g", " 1", "1ib2"])
 def test_memory_refused(text: str) -> None:
     with pytest.raises(argparse.ArgumentTypeError):
         options.memory(text)

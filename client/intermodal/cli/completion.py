@@ -25,9 +25,9 @@ def completion(session: main.Session, options: argparse.Namespace) -> int:
 
 def whole_parser() -> argparse.ArgumentParser:
     """All commands in one parser, which imod itself never needs."""
-    parser = argparse.ArgumentParser(prog="imod", add_help=False)
+    parser = main.Parser(prog="imod")
     main.add_globals(parser)
-    commands = parser.add_subparsers(parser_class=main.Parser)
+    commands = parser.add_subparsers()
     for name, (_, what) in main.COMMANDS.items():
         main.module_of(name).add_arguments(name, commands.add_parser(name, help=what))
     return parser

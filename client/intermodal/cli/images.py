@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from argparse import SUPPRESS
+from argparse import REMAINDER, SUPPRESS
 
 from intermodal.cli import options as values
 from intermodal.cli.errors import FAILED, DaemonError, Failure
@@ -62,16 +62,28 @@ def _add_from_rootfs(commands: argparse._SubParsersAction[Any]) -> None:
     parser = commands.add_parser(
         "from-rootfs",
         help="make an image of a directory",
-        usage="imod images from-rootfs [OPTIONS] DIR NAME [--cmd COMMAND...]",
+        usage="imod images from-rootfs [OPTIONS] DIR NAME [--cmd WORD...]",
     )
     add = parser.add_argument
-    add("--cmd", metavar="WORD", nargs="+", default=[], help="what a container runs if nothing is named")
-    add("--entrypoint", metavar="WORD", nargs="+", default=[], help="what comes before any command")
+    add(
+        "--entrypoint",
+        metavar="WORD",
+        action="append",
+        default=[],
+        help="what comes before any command; may be repeated",
+    )
     add("-e", "--env", metavar="K=V", action="append", default=[], type=values.environment, help="set a variable")
     add("-u", "--user", metavar="USER", default="", help="who runs it")
     add("-w", "--workdir", metavar="DIR", default="", help="working directory")
     add("--label", metavar="K=V", action="append", default=[], type=values.label, help="add a label")
     add("-q", "--quiet", action="store_true", help="print nothing")
+    add(
+        "--cmd",
+        metavar="WORD...",
+        nargs=REMAINDER,
+        default=[],
+        help="comes last: what a container runs if told nothing",
+    )
     add("directory", metavar="DIR", help=SUPPRESS)
     add("name", metavar="NAME", help=SUPPRESS)
     parser.set_defaults(function=_from_rootfs)

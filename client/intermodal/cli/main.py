@@ -51,7 +51,8 @@ class Parser(argparse.ArgumentParser):
 
     def __init__(self, **keywords: Any) -> None:
         keywords.setdefault("formatter_class", _Formatter)
-        super().__init__(allow_abbrev=False, **keywords)
+        super().__init__(allow_abbrev=False, add_help=False, **keywords)
+        self.add_argument("-h", "--help", action="help", help=argparse.SUPPRESS)
 
     def error(self, message: str) -> NoReturn:
         """Say what is wrong and where help is."""
@@ -62,7 +63,7 @@ class _Formatter(argparse.RawDescriptionHelpFormatter):
     """Options in one column of words and one of help; an option's value is shown once, not for each of its forms."""
 
     def __init__(self, prog: str) -> None:
-        super().__init__(prog, max_help_position=25, width=79)
+        super().__init__(prog, max_help_position=25, width=82)
 
     def _format_action_invocation(self, action: argparse.Action) -> str:
         if not action.option_strings or action.nargs == 0:
@@ -115,7 +116,7 @@ class _GlobalParser(Parser):
 
 def global_parser() -> Parser:
     """The options before the command, `command`, and the `arguments` that the command's own parser gets."""
-    parser = _GlobalParser(prog="imod", add_help=False)
+    parser = _GlobalParser(prog="imod")
     parser.add_argument("command", help=argparse.SUPPRESS)
     parser.add_argument("arguments", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
     add_globals(parser)
@@ -129,9 +130,8 @@ def add_globals(parser: argparse.ArgumentParser) -> None:
     add("--address", metavar="SOCK", help="the daemon's socket (or INTERMODAL_ADDRESS)")
     add("-n", "--namespace", metavar="NAME", default=namespace, help="whose containers (or INTERMODAL_NAMESPACE)")
     add("--embedded", action="store_true", help="start a daemon if none runs, for as long as needed")
-    add("--root", metavar="DIR", help="with --embedded: where it keeps things; also --state DIR")
+    add("--root", metavar="DIR", help="with --embedded: where things are kept; also --state DIR")
     add("--state", metavar="DIR", help=argparse.SUPPRESS)
-    add("-h", "--help", action="help", help=argparse.SUPPRESS)
     add("--version", action=_Version, nargs=0, help=argparse.SUPPRESS)
 
 

@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import os
+import re
 from argparse import ArgumentTypeError
 
 __all__ = ["bind_mount", "cpus", "environment", "label", "memory", "seconds", "signal_number", "tail"]
 
-_UNITS = {"": 1, "b": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
+_UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
 
 
 def memory(text: str) -> int:
     """Bytes, with a unit of 1024: 512m, 1g, 1.5GiB."""
-    number = text.lower().removesuffix("ib") if text.lower().endswith("ib") else text.lower()
-    number = number[:-1] if number.endswith("b") and number[-2:-1] in _UNITS and number[-2:-1] else number
-    unit = number[-1:] if number[-1:] in _UNITS and number[-1:] else ""
-    try:
-        value = float(number.removesuffix(unit)) * _UNITS[unit]
-    except ValueError:
-        raise ArgumentTypeError(f"{text!r} is no size: write bytes, or 512m, 1g") from None
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)([kmgt]?)(?:i?b)?", text.lower())
+    if found is None:
+        raise ArgumentTypeError(f"{text!r} is no size: write bytes, or 512m, 1g")
+    value = float(found[1]) * _UNITS[found[2]]
     if not 0 < value < 1 << 63:
         raise ArgumentTypeError(f"{text!r} is no size that memory can have")
     return int(value)

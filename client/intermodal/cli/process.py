@@ -72,11 +72,11 @@ def _add_container(parser: Parser) -> None:
     add(
         "-v",
         "--volume",
-        metavar="SRC:DST[:ro]",
+        metavar="SRC:DST",
         action="append",
         default=[],
         type=values.bind_mount,
-        help="mount a directory or file of this machine",
+        help="mount a directory or file of this machine; :ro after it",
     )
     add("--memory", metavar="BYTES", default=0, type=values.memory, help="limit: 512m, 1g")
     add("--cpus", metavar="N", default=0.0, type=values.cpus, help="limit: 0.5, 2")
@@ -119,14 +119,13 @@ def start(session: Session, options: argparse.Namespace) -> int:
     if len(options.containers) != 1:
         raise Failure("-a attaches to one container, and several are named")
     container = options.containers[0]
-    tty = bool(session.ask("containers.inspect", container=container)["terminal"])
+    made_with = session.ask("containers.inspect", container=container)["options"] or {}
     return run_process(
         session,
         "containers.start",
         interactive=options.interactive,
-        tty=tty,
+        tty=bool(made_with.get("terminal")),
         timings=options.timings,
-        **({"interactive": True} if options.interactive else {}),
         container=container,
     )
 

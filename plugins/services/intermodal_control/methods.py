@@ -10,7 +10,7 @@ import msgspec
 from intermodal_core import __version__
 from intermodal_core.contracts.managers.images import FromRootfs, Images
 from intermodal_core.contracts.managers.tasks import Composite, ExecOptions, RunOptions, Tasks
-from intermodal_core.errors import InvalidArgument, NotFound
+from intermodal_core.errors import FailedPrecondition, InvalidArgument, NotFound
 from intermodal_core.plugin import Context
 
 from intermodal_control.logs import send_logs
@@ -64,7 +64,6 @@ class NamedContainer(Params):
 class StartContainer(NamedContainer):
     """`containers.start`; with descriptors in the foreground."""
 
-    interactive: bool = False
     timings: bool = False
 
 
@@ -247,7 +246,7 @@ class Methods:
 
     async def _run(self, call: Call) -> Any:
         params = call.params(RunContainer)
-        process = await self._containers.run(call.scope, params.options, stdio(call, params.options.interactive))
+        process = await self._containers.run(call.scope, params.options, stdio(call))
         return await follow(call, process, self._containers, params.timings)
 
     async def _create(self, call: Call) -> Any:
@@ -256,13 +255,12 @@ class Methods:
 
     async def _start(self, call: Call) -> Any:
         params = call.params(StartContainer)
-        process = await self._containers.start(call.scope, params.container, stdio(call, params.interactive))
+        process = await self._containers.start(call.scope, params.container, stdio(call))
         return await follow(call, process, self._containers, params.timings)
 
     async def _exec(self, call: Call) -> Any:
         params = call.params(ExecContainer)
-        streams = stdio(call, params.options.interactive)
-        process = await self._containers.exec(call.scope, params.container, params.options, streams)
+        process = await self._containers.exec(call.scope, params.container, params.options, stdio(call))
         return await follow(call, process, self._containers)
 
     async def _list_containers(self, call: Call) -> Any:
@@ -278,8 +276,11 @@ class Methods:
             return {"status": view.exit_code}
         try:
             return {"status": (await self._tasks.wait(call.scope, view.id)).status}
-        except NotFound:  # it ended between the two calls
-            return {"status": (await self._containers.get(call.scope, view.id)).exit_code}
+        except NotFound:
+            view = await self._containers.get(call.scope, view.id)
+            if view.status == "stopped":  # it ended between the two calls
+                return {"status": view.exit_code}
+            raise FailedPrecondition(f"the container {view.id} does not run: start it first") from None
 
     async def _kill(self, call: Call) -> None:
         params = call.params(KillContainer)

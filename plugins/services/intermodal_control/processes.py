@@ -13,14 +13,16 @@ from intermodal_control.server import Call, Line
 __all__ = ["follow", "stdio"]
 
 
-def stdio(call: Call, stdin: bool) -> tuple[int, int, int] | None:
-    """The call's descriptors as a process takes them: none is detached, else stdout and stderr, and stdin first if wanted."""
-    given = call.descriptors
-    if not given:
-        return None
-    if len(given) != (3 if stdin else 2):
-        raise InvalidArgument("a process in the foreground takes stdin (where it is interactive), stdout and stderr")
-    return (given[0], given[1], given[2]) if stdin else (-1, given[0], given[1])
+def stdio(call: Call) -> tuple[int, int, int] | None:
+    """The call's descriptors as a process takes them: none is detached, two are stdout and stderr, three all."""
+    match call.descriptors:
+        case []:
+            return None
+        case [stdout, stderr]:
+            return -1, stdout, stderr
+        case [stdin, stdout, stderr]:
+            return stdin, stdout, stderr
+    raise InvalidArgument("a process in the foreground takes stdout and stderr, or stdin, stdout and stderr")
 
 
 async def follow(call: Call, process: RunningProcess, containers: Composite, timings: bool = False) -> dict[str, Any]:
