@@ -50,7 +50,7 @@ def unknown_keys(data: Any, annotation: Any, path: KeyPath = ()) -> Iterator[tup
     if isinstance(data, Mapping):
         names = _names(annotation)
         for key, value in data.items():
-            if names and key not in names:
+            if _is_struct(annotation) and key not in names:
                 yield (*path, key), names
             else:
                 yield from unknown_keys(value, _child(annotation, key), (*path, key))
@@ -95,9 +95,13 @@ def _bare(annotation: Any) -> Any:
     return annotation
 
 
+def _is_struct(annotation: Any) -> bool:
+    return isinstance(annotation, type) and issubclass(annotation, msgspec.Struct)
+
+
 def _names(annotation: Any) -> list[str]:
     """The keys that a struct takes."""
-    if not (isinstance(annotation, type) and issubclass(annotation, msgspec.Struct)):
+    if not _is_struct(annotation):
         return []
     tag = annotation.__struct_config__.tag_field
     return [*([tag] if tag else []), *(field.encode_name for field in msgspec.structs.fields(annotation))]
