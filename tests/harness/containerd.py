@@ -25,9 +25,13 @@ disabled_plugins = ["io.containerd.grpc.v1.cri", "io.containerd.snapshotter.v1.b
 class Containerd:
     """A daemon below a directory of its own. Leaving the block ends it, and finds shims and mounts left behind."""
 
-    def __init__(self) -> None:
+    def __init__(self, directory: Path | None = None, binaries: str = "") -> None:
+        """`directory`: below which (default: memory, where there is some). `binaries`: where another release's are."""
         memory = Path("/dev/shm")
-        self._base = Path(tempfile.mkdtemp(prefix="containerd-", dir=memory if memory.is_dir() else None))
+        self._base = Path(
+            tempfile.mkdtemp(prefix="containerd-", dir=directory or (memory if memory.is_dir() else None))
+        )
+        self._path = os.pathsep.join(filter(None, (binaries, os.environ.get("PATH", ""))))
         self.address = str(self._base / "c.sock")
         self._config = self._base / "config.toml"
         self._config.write_text(CONFIG.format(base=self._base, address=self.address))
@@ -36,14 +40,29 @@ class Containerd:
     def start(self) -> None:
         """Start the daemon, again after `stop`; return once it answers."""
         log = self._base / "log"
+        environment = os.environ | {"PATH": self._path}
+        binary = shutil.which("containerd", path=self._path) or "containerd"
         with open(log, "ab") as file:
-            daemon = subprocess.Popen(["containerd", "--config", str(self._config)], stdout=file, stderr=file)
+            daemon = subprocess.Popen(
+                [binary, "--config", str(self._config)],
+                stdin=subprocess.DEVNULL,
+                stdout=file,
+                stderr=file,
+                env=environment,
+                start_new_session=True,  # Ctrl-C is for the test, which then ends the daemon
+            )
         self._daemon = daemon
         deadline = time.monotonic() + 30
         probe = ["ctr", "--address", self.address, "--connect-timeout", "1s", "version"]
-        while subprocess.run(probe, capture_output=True, timeout=30, check=False).returncode:
+        while subprocess.run(probe, capture_output=True, timeout=30, check=False, env=environment).returncode:
             if daemon.poll() is not None or time.monotonic() > deadline:
                 raise RuntimeError("containerd did not start:\n" + log.read_text()[-2000:])
+
+    @property
+    def pid(self) -> int:
+        """The daemon's own process id."""
+        assert self._daemon is not None, "the daemon was not started"
+        return self._daemon.pid
 
     def stop(self) -> None:
         """End the daemon; its shims stay."""

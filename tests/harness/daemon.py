@@ -31,14 +31,20 @@ class PrivateDaemon:
     """`intermodald` below a temporary directory.
 
     `config` is TOML beside what the harness itself sets (`[managers.tasks] cgroup_parent`). `command` replaces what is started,
-    for a launcher that wraps the daemon; the daemon's own arguments follow it.
+    for a launcher that wraps the daemon; the daemon's own arguments follow it. `directory` is below which its own is made.
     """
 
     def __init__(
-        self, config: str = "", *, command: Sequence[str] = (), arguments: Sequence[str] = (), start: bool = True
+        self,
+        config: str = "",
+        *,
+        command: Sequence[str] = (),
+        arguments: Sequence[str] = (),
+        start: bool = True,
+        directory: Path | None = None,
     ) -> None:
         memory = Path("/dev/shm")
-        self.base = Path(tempfile.mkdtemp(prefix="imod-", dir=memory if memory.is_dir() else None))
+        self.base = Path(tempfile.mkdtemp(prefix="imod-", dir=directory or (memory if memory.is_dir() else None)))
         self.root, self.state = self.base / "root", self.base / "state"
         self.address = str(self.state / "intermodal.sock")
         self.log = self.base / "log"
