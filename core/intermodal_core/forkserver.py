@@ -7,7 +7,7 @@ A packet is one JSON object, with descriptors (SCM_RIGHTS). A body past `INLINE`
 and the packet is `@`. Requests carry `id` and `op`, answered in order by that `id` with `error` and `code` (a gRPC status
 number) where they failed:
 
-    preload  module, path                              import that module, with the daemon's sys.path
+    preload  module, path, deadline                    import that module, with the daemon's sys.path
     fork     target, args, session [fds]               -> pid [pidfd]
     exec     argv, env, cwd, targets, session [fds]    -> pid [pidfd]
 
@@ -150,11 +150,14 @@ class _Server:
     def preload(self, request: Message, fds: list[int]) -> tuple[Message, int]:
         sys.path[:] = request["path"]
         importlib.invalidate_caches()
+        # Ends this process should the import hang: the daemon does that sooner, but it may be gone.
+        signal.setitimer(signal.ITIMER_REAL, request["deadline"] + 1)
         try:
             importlib.import_module(request["module"])
             why = _threads_left()
         except BaseException as error:
             why = _in_one_line(error)
+        signal.setitimer(signal.ITIMER_REAL, 0)
         if why:
             return {"error": why, "code": _FAILED_PRECONDITION}, -1
         self.settle()

@@ -85,9 +85,9 @@ class _Process:
         return next((request.message["module"] for request in list(self.sent.values()) if request.replay), None)
 
     def hang_up(self) -> None:
-        """Ends the process, which sees EOF, and then the thread, which sees it too."""
+        """Ends the process, which sees EOF after it answered, and then the thread, which sees it after the answers."""
         with contextlib.suppress(OSError):
-            self.sock.shutdown(socket.SHUT_RDWR)
+            self.sock.shutdown(socket.SHUT_WR)
 
 
 class Spawner:
@@ -133,7 +133,7 @@ class Spawner:
         with self._preloading:
             if module in self._modules:
                 return
-            request = _preload_request(module)
+            request = _preload_request(module, deadline)
             self._submit(request)
             try:
                 request.answer.result(deadline)
@@ -157,8 +157,8 @@ class Spawner:
         What it returns is the exit status (None: 0); an exception goes to standard error in one line, status 70.
 
         Returns once the process is there. `fds` stay the caller's. Raises FailedPrecondition when the module was not
-        preloaded, InvalidArgument when it has no such function, Unavailable when the spawner ended meanwhile,
-        DeadlineExceeded after `deadline` seconds (a child that comes later is killed).
+        preloaded, InvalidArgument when it has no such function, Unavailable when the spawner ended meanwhile (whether
+        the child is there is not known), DeadlineExceeded after `deadline` seconds (a child that comes later is killed).
         """
         return self._call(self._fork_request(target, args, fds, session), deadline)
 
@@ -239,7 +239,10 @@ class Spawner:
             raise DeadlineExceeded(f"{argv[0]} has not ended within {timeout} s and was killed") from None
 
     def close(self) -> None:
-        """End the spawner; its children live on. Calls under way and later ones raise Unavailable. Idempotent."""
+        """End the spawner once it has answered what it was asked; its children live on. Idempotent.
+
+        Later calls, and those that were not sent yet, raise Unavailable.
+        """
         with self._lock:
             self._closed.set()
             processes = [*self._retired, *([self._process] if self._process else [])]
@@ -339,7 +342,7 @@ class Spawner:
     def _start(self) -> None:
         self._process = process = _Process(self._python)
         unsent = [request for request in self._queue if not request.replay]
-        self._queue = collections.deque(_preload_request(module, replay=True) for module in self._modules)
+        self._queue = collections.deque(_preload_request(module, _REPLAY, replay=True) for module in self._modules)
         self._queue.extend(unsent)
         threading.Thread(target=self._read, args=(process,), name="spawner", daemon=True).start()
         self._pump()
@@ -442,8 +445,9 @@ class Spawner:
             self._start()
 
 
-def _preload_request(module: str, *, replay: bool = False) -> _Request:
-    request = _Request({"op": "preload", "module": module, "path": [os.path.abspath(path) for path in sys.path]})
+def _preload_request(module: str, deadline: float, *, replay: bool = False) -> _Request:
+    path = [os.path.abspath(folder) for folder in sys.path]
+    request = _Request({"op": "preload", "module": module, "path": path, "deadline": deadline})
     request.replay = replay
     return request
 

@@ -5,6 +5,7 @@ import json
 import os
 import signal
 import socket
+import subprocess
 import sys
 import threading
 import time
@@ -117,7 +118,7 @@ def gone(pid: int) -> bool:
     """Ended, though init may not have reaped it yet."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
-    except FileNotFoundError:
+    except (FileNotFoundError, ProcessLookupError):
         return True
 
 
@@ -376,6 +377,43 @@ class TestDeath:
             signal.pidfd_send_signal(pidfds[1], signal.SIGKILL)
             for pidfd in pidfds:
                 os.close(pidfd)
+
+    def test_ends_when_the_daemon_does_while_an_import_hangs(self, modules: Path) -> None:
+        code = (
+            "import sys; sys.path.insert(0, sys.argv[1])\n"
+            "from intermodal_core.spawner import Spawner\n"
+            "s = Spawner(); s.preload('im_good'); print(s.pid, flush=True); s.preload('im_hangs', 1)"
+        )
+        with subprocess.Popen([sys.executable, "-c", code, str(modules)], stdout=subprocess.PIPE) as daemon:
+            assert daemon.stdout is not None
+            server = int(daemon.stdout.readline())
+            wait_until(lambda: "futex" in Path(f"/proc/{server}/wchan").read_text())
+            daemon.kill()
+        assert not gone(server)
+        wait_until(lambda: gone(server))
+
+    def test_what_was_asked_before_the_end_is_answered(self, modules: Path) -> None:
+        """Answered to whoever waits; where nobody does, the child is killed, for nobody else would."""
+        made = Spawner()
+        made.preload("im_good")
+        pid = made.pid
+        os.kill(pid, signal.SIGSTOP)
+        ours, theirs = socket.socketpair()
+        with theirs, pytest.raises(DeadlineExceeded):
+            made.fork("im_good:waits", [], [theirs.fileno()], deadline=0.05)
+        process = made._process
+        assert process is not None
+        with ThreadPoolExecutor() as pool:
+            waiting = pool.submit(made.fork, "im_good:exits", [0])
+            wait_until(lambda: len(process.sent) == 2)
+            made.close()
+            os.kill(pid, signal.SIGCONT)
+            with waiting.result(10) as child:
+                assert child.wait(10) in (0, UNKNOWN)
+        wait_until(lambda: gone(pid))
+        with ours:
+            ours.settimeout(10)
+            assert ours.recv(1) == b""
 
     def test_closed(self, modules: Path) -> None:
         made = Spawner()
