@@ -36,11 +36,11 @@ def pytest_configure(config: pytest.Config) -> None:
 @pytest.fixture(autouse=True)
 def nothing_left_behind() -> Iterator[None]:
     """Fail a test after which there is a mount, process, loop device or network namespace more than before."""
+    _reap_orphans()
     before = _inventory()
     yield
     deadline = time.monotonic() + GRACE
     while (left := _inventory() - before) and time.monotonic() < deadline:
-        _reap_orphans()
         time.sleep(0.02)
     for what, name in left:
         if what == "process":
@@ -50,12 +50,15 @@ def nothing_left_behind() -> Iterator[None]:
 
 def _inventory() -> set[tuple[str, str]]:
     mounts = {("mount", line.split()[4]) for line in Path("/proc/self/mountinfo").read_text().splitlines()}
-    loops = {("loop device", str(path.parent.parent.name)) for path in Path("/sys/block").glob("loop*/loop/backing_file")}
+    backing = Path("/sys/block").glob("loop*/loop/backing_file")
+    loops = {("loop device", path.parent.parent.name) for path in backing}
     netns = {("network namespace", path.name) for path in Path("/run/netns").glob("*")}
-    return mounts | loops | netns | {("process", child) for child in _children()}
+    processes = {("process", f"{pid} {words}") for pid, words in _children() if words}
+    return mounts | loops | netns | processes
 
 
-def _children() -> Iterator[str]:
+def _children() -> Iterator[tuple[int, str]]:
+    """This worker's children, adopted ones included, and their command lines; of a zombie it is empty."""
     for task in Path("/proc/self/task").iterdir():
         try:
             pids = (task / "children").read_text().split()
@@ -66,18 +69,25 @@ def _children() -> Iterator[str]:
                 words = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
             except OSError:
                 continue
-            yield f"{pid} {words.strip()}"
+            yield int(pid), words.strip()
+
+
+_zombies: set[int] = set()
 
 
 def _reap_orphans() -> None:
-    """Wait for ended processes that nobody else will: those that a test's processes left to this worker."""
-    for child in list(_children()):
-        pid, _, words = child.partition(" ")
-        if not words:  # a zombie has no command line
-            try:
-                os.waitpid(int(pid), os.WNOHANG)
-            except ChildProcessError:
-                pass
+    """Wait for processes that tests' processes left to this worker and that have ended.
+
+    One that was a zombie a whole test ago already has nobody else who waits for it.
+    """
+    now = {pid for pid, words in _children() if not words}
+    for pid in now & _zombies:
+        try:
+            os.waitpid(pid, os.WNOHANG)
+        except ChildProcessError:
+            pass
+    _zombies.clear()
+    _zombies.update(now)
 
 
 @pytest.fixture(scope="session")
