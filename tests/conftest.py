@@ -29,18 +29,21 @@ def pytest_configure(config: pytest.Config) -> None:
         return
     syscalls.unshare(syscalls.CLONE_NEWNS | syscalls.CLONE_NEWNET)
     syscalls.mount("none", "/", "", syscalls.MS_REC | syscalls.MS_PRIVATE)
+    Path("/run/netns").mkdir(exist_ok=True)
+    syscalls.mount("none", "/run/netns", "tmpfs")  # names of network namespaces, too, are this worker's own
     subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
     syscalls.prctl(syscalls.PR_SET_CHILD_SUBREAPER, 1)
 
 
 @pytest.fixture(autouse=True)
-def nothing_left_behind() -> Iterator[None]:
+def nothing_left_behind(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Fail a test after which there is a mount, process, loop device or network namespace more than before."""
     _reap_orphans()
-    before = _inventory()
+    base = str(tmp_path_factory.getbasetemp())
+    before = _inventory(base)
     yield
     deadline = time.monotonic() + GRACE
-    while (left := _inventory() - before) and time.monotonic() < deadline:
+    while (left := _inventory(base) - before) and time.monotonic() < deadline:
         time.sleep(0.02)
     for what, name in left:
         if what == "process":
@@ -48,10 +51,11 @@ def nothing_left_behind() -> Iterator[None]:
     assert not left, "left behind: " + ", ".join(f"{what} {name}" for what, name in sorted(left))
 
 
-def _inventory() -> set[tuple[str, str]]:
+def _inventory(base: str) -> set[tuple[str, str]]:
+    """What there is now; of loop devices, which all workers share, those on files below `base`."""
     mounts = {("mount", line.split()[4]) for line in Path("/proc/self/mountinfo").read_text().splitlines()}
-    backing = Path("/sys/block").glob("loop*/loop/backing_file")
-    loops = {("loop device", path.parent.parent.name) for path in backing}
+    backing = {path: path.read_text() for path in Path("/sys/block").glob("loop*/loop/backing_file")}
+    loops = {("loop device", path.parts[3]) for path, file in backing.items() if file.startswith(base)}
     netns = {("network namespace", path.name) for path in Path("/run/netns").glob("*")}
     processes = {("process", f"{pid} {words}") for pid, words in _children() if words}
     return mounts | loops | netns | processes
