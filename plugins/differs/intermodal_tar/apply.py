@@ -75,6 +75,7 @@ class _Applier:
         self._devices = devices
         self._overlay = overlay
         self._root_listed = False
+        self._wrote_whiteouts = False
         self._write = {
             b"1": self._hard_link,
             b"2": self._symbolic_link,
@@ -267,15 +268,18 @@ class _Applier:
     def _hard_link(self, entry: Entry, directory: Directory, name: bytes, parent: bytes) -> None:
         target_parent, target = self._clean(entry.link)
         source = self._parent(target_parent, keep=True)
+        status: os.stat_result | None
         try:
             status = os.stat(target or b".", dir_fd=source.fd, follow_symlinks=False)
-            there = not (self._overlay and is_whiteout(status))
+            if self._overlay and is_whiteout(status):
+                status = None
         except FileNotFoundError:
-            there = self._overlay and copy_up(source, target)
-            if there:
+            status = lower_status(source, target)
+            if status is not None and not stat.S_ISDIR(status.st_mode):
+                copy_up(source, target, status)
                 status = os.stat(target, dir_fd=source.fd, follow_symlinks=False)
-        if not there or stat.S_ISDIR(status.st_mode):
-            what = "a directory" if there else "not there"
+        if status is None or stat.S_ISDIR(status.st_mode):
+            what = "a directory" if status else "not there"
             raise InvalidArgument(
                 f"The layer's hard link {printable(entry.name)} is to {printable(entry.link)}, which is {what}"
             )
@@ -318,9 +322,10 @@ class _Applier:
                 status = os.stat(name, dir_fd=directory.fd, follow_symlinks=False)
             except FileNotFoundError:
                 os.mknod(name, stat.S_IFCHR, 0, dir_fd=directory.fd)
+                self._wrote_whiteouts = True
                 return
             if stat.S_ISDIR(status.st_mode) and stat.S_ISDIR(below.st_mode):
-                self._tree.make_opaque(path)
+                self._make_opaque(path)
         elif written is not None:
             if path in written:
                 self._prune(path)
@@ -335,7 +340,7 @@ class _Applier:
         if self._overlay:
             if directory.path:
                 if directory.lower >= 0:
-                    self._tree.make_opaque(directory.path)
+                    self._make_opaque(directory.path)
                 return
             # Overlayfs does not look for the mark on the root.
             for name in os.listdir(directory.lower):
@@ -343,6 +348,23 @@ class _Applier:
         elif self._tree.written is not None:
             self._prune(directory.path)
             self._tree.forget()
+
+    def _make_opaque(self, path: bytes) -> None:
+        """Hide what is below the directory at `path`, and drop whiteouts in it: overlayfs would list them as files now."""
+        pending = [path] if self._wrote_whiteouts else []
+        while pending:
+            inside = pending.pop()
+            fd = os.open(inside, OPEN_DIRECTORY, dir_fd=self._tree.root.fd)
+            try:
+                with os.scandir(fd) as entries:
+                    for child in entries:
+                        if child.is_dir(follow_symlinks=False):
+                            pending.append(join(inside, os.fsencode(child.name)))
+                        elif is_whiteout(child.stat(follow_symlinks=False)):
+                            os.unlink(child.name, dir_fd=fd)
+            finally:
+                os.close(fd)
+        self._tree.make_opaque(path)
 
     def _prune(self, path: bytes) -> None:
         """Remove what is below the directory at `path` but for what this layer wrote; nothing, where it is no directory."""
@@ -379,6 +401,5 @@ def _translated(error: OSError, entry: Entry) -> IntermodalError:
     doing = f"unpack {printable(entry.name)}"
     if error.errno in _INVALID:
         return InvalidArgument(f"{doing}: {error.strerror}; the layer is not as a layer must be")
-    if isinstance(error.filename, bytes):
-        error.filename = None  # the last part of the name; the whole one is told already
+    error.filename = error.filename2 = None  # a part of the name, or a descriptor; the whole name is told already
     return from_os_error(error, doing)

@@ -9,7 +9,7 @@ import stat
 from intermodal_core.errors import InvalidArgument, Unimplemented
 
 from intermodal_tar.tarstream import printable
-from intermodal_tar.tree import OPEN_DIRECTORY, Directory, copy_xattrs, lower_status
+from intermodal_tar.tree import OPEN_DIRECTORY, Directory, copy_xattrs
 
 __all__ = ["copy_up", "remove", "set_xattrs"]
 
@@ -55,16 +55,13 @@ def _unlink_files(fd: int) -> str | None:
     return None
 
 
-def copy_up(directory: Directory, name: bytes) -> bool:
-    """Copy the file `name`, which is only in the lower tree, into the directory as overlayfs does; whether it is there."""
-    status = lower_status(directory, name) if name else None
-    if status is None or stat.S_ISDIR(status.st_mode):
-        return False
+def copy_up(directory: Directory, name: bytes, status: os.stat_result) -> None:
+    """Copy the file `name`, which is only in the lower tree and has `status` there, into the directory as overlayfs does."""
     kind = stat.S_IFMT(status.st_mode)
     fd = directory.fd
     if kind == stat.S_IFREG:
         _copy_file(directory, name, status)
-        return True
+        return
     if kind == stat.S_IFLNK:
         os.symlink(os.readlink(name, dir_fd=directory.lower), name, dir_fd=fd)
         os.chown(name, status.st_uid, status.st_gid, dir_fd=fd, follow_symlinks=False)
@@ -73,7 +70,6 @@ def copy_up(directory: Directory, name: bytes) -> bool:
         os.chown(name, status.st_uid, status.st_gid, dir_fd=fd, follow_symlinks=False)
         os.chmod(name, stat.S_IMODE(status.st_mode), dir_fd=fd)
     os.utime(name, ns=(status.st_atime_ns, status.st_mtime_ns), dir_fd=fd, follow_symlinks=False)
-    return True
 
 
 def _copy_file(directory: Directory, name: bytes, status: os.stat_result) -> None:

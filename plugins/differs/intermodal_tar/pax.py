@@ -69,9 +69,10 @@ def time_ns(text: bytes) -> int:
     """A PAX time, decimal seconds since the epoch with any fraction, in ns rounded down as the kernel does."""
     whole, _, fraction = text.partition(b".")
     negative = whole.startswith(b"-")
-    if not (whole.lstrip(b"-") + fraction).isdigit() or len(whole) > 20:
+    whole = whole.removeprefix(b"-")
+    if not whole.isdigit() or (fraction and not fraction.isdigit()) or len(whole) > 18:
         raise ValueError(f"{text[:40]!r} is no time")
-    nanoseconds = int(whole.lstrip(b"-") or b"0") * 1_000_000_000 + int(fraction[:9].ljust(9, b"0"))
+    nanoseconds = int(whole) * 1_000_000_000 + int(fraction[:9].ljust(9, b"0"))
     if negative:
         # Towards the past, so that what has more digits than ns stays in its ns.
         return -nanoseconds - bool(fraction[9:].strip(b"0"))

@@ -24,6 +24,7 @@ BLOCK: Final = 512
 _MAX_EXTENSION: Final = 8 << 20
 _MAX_SPARSE: Final = 1 << 20
 _MAX_SIZE: Final = (1 << 63) - 1
+_MAX_SECONDS: Final = 1 << 60
 _MAX_ID: Final = (1 << 32) - 2  # the last one means "leave it" to chown(2)
 
 _ZEROS: Final = bytes(BLOCK)
@@ -230,6 +231,8 @@ class TarReader:
         self._settle_kind(entry, header)
         if not 0 <= entry.size <= _MAX_SIZE:
             raise ValueError(f"a size of {entry.size}")
+        if not -_MAX_SECONDS < entry.mtime // _SECOND < _MAX_SECONDS:
+            raise ValueError("a time that no system has")
         if not (0 <= entry.uid <= _MAX_ID and 0 <= entry.gid <= _MAX_ID):
             raise ValueError(f"the owner {entry.uid}:{entry.gid}")
         self._left = entry.data_size

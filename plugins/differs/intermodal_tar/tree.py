@@ -150,6 +150,8 @@ class Tree:
             found = self._step(current, step, path)
             if isinstance(found, Directory):
                 current = self.open[path] = found
+                if self.written is not None:
+                    self.written.add(path)
                 continue
             links += 1
             if links > _MAX_LINKS:
@@ -161,8 +163,6 @@ class Tree:
 
     def _step(self, parent: Directory, name: bytes, path: bytes) -> Directory | bytes:
         """The directory `name` in `parent`, or where the link of that name leads."""
-        if self.written is not None:
-            self.written.add(path)
         hidden = False
         try:
             fd = os.open(name, OPEN_DIRECTORY, dir_fd=parent.fd)

@@ -172,14 +172,14 @@ def test_poisoned_libraries_are_not_loaded(lab: Any) -> None:
     places |= {"usr/lib/python3/dist-packages", "usr/lib/python3.11", "usr/local/lib/python3.11/site-packages", "."}
     entries = [lab.entry(f"{place}/{name}", data=code) for place in sorted(places) for name in names]
     for place in ("lib", "lib/x86_64-linux-gnu", "usr/lib/x86_64-linux-gnu", "usr/lib64"):
-        for name in (
+        libraries = [
             "libnss_files.so.2",
             "libnss_dns.so.2",
             "libgcc_s.so.1",
             "ossl-modules/legacy.so",
             "gconv/UTF-7.so",
-        ):
-            entries.append(lab.entry(f"{place}/{name}", data=b"\x7fELF not really", mode=0o755))
+        ]
+        entries += [lab.entry(f"{place}/{name}", data=b"\x7fELF not really", mode=0o755) for name in libraries]
     entries.append(lab.entry("etc/nsswitch.conf", data=b"passwd: files\ngroup: files\n"))
     entries.append(lab.entry("usr/lib/ssl/openssl.cnf", data=b"openssl_conf = x\n[x]\nproviders = y\n"))
     entries.append(lab.entry("etc/passwd", data=b"root:x:4242:4242::/:/bin/sh\n"))
@@ -209,7 +209,7 @@ def worker_of(lab: Any, mount: Mount) -> tuple[int, int, threading.Thread, list[
 
     thread = threading.Thread(target=run)
     thread.start()
-    os.write(write, lab.tar(lab.entry("a", data=b"x" * 1000))[:1024])
+    os.write(write, lab.tar(lab.entry("a", data=b"x" * 1000))[:300])
     waited = threading.Event()
     for _ in range(1000):
         if lab.differ._workers:
