@@ -1,27 +1,24 @@
 """The standard streams of one process: FIFOs in a private directory, and the bytes on their way.
 
 How no byte is lost: the output FIFOs have a reader before the daemon hears of them, and a writer of ours until
-it has opened its own (`connected`), so that an end of file is always the process's. The stdin FIFO is opened for
-writing only once somebody reads it; what was written earlier waits in memory.
+it has opened its own (`connected`), so that an end of file is always the process's. For stdin see `_stdin`.
 """
 
-import errno
 import os
 import selectors
 import shutil
 import tempfile
 import threading
-import time
 from collections import deque
 from concurrent.futures import Future
 from functools import partial
 from typing import Final, Literal, NamedTuple
 
-from intermodal_core.errors import FailedPrecondition, Unavailable, from_os_error
+from intermodal_core.errors import FailedPrecondition, from_os_error
 
 from intermodal._reactor import Reactor
+from intermodal._stdin import CHUNK, StdinWriter, resolve
 
-CHUNK: Final = 1 << 16
 PATIENCE: Final = 10.0
 """Seconds for the daemon to open the stdin FIFO after it said that the process runs."""
 
@@ -57,15 +54,14 @@ class Stdio:
         self._size = 0
         self._waiter: Future[Chunk | None] | None = None
         self._paused: list[tuple[int, Literal["stdout", "stderr"]]] = []
-        self._input: deque[tuple[memoryview, Future[None]]] = deque()
-        self._input_end: Future[None] | None = None
-        self._is_connected = self._closed = False
-        self._stdin = self._log = -1
+        self._closed = False
+        self._log = -1
         self._readers: list[int] = []
         self._keepers: list[int] = []
         try:
             self.directory = tempfile.mkdtemp(prefix="io-", dir=base)
             self.stdin_path = self._fifo("stdin") if stdin else ""
+            self._stdin = StdinWriter(reactor, self.stdin_path) if stdin else None
             self.stdout_path = self._fifo("stdout")
             self.stderr_path = "" if terminal else self._fifo("stderr")
             if log is not None:
@@ -124,80 +120,23 @@ class Stdio:
     def _on_connected(self) -> None:
         if self._closed:
             return
-        self._is_connected = True
         for keeper in self._keepers:
             os.close(keeper)
         self._keepers.clear()
-        if self.stdin_path:
-            self._open_stdin(time.monotonic() + PATIENCE)
-
-    def _open_stdin(self, deadline: float) -> None:
-        if self._closed or self._stdin >= 0:
-            return
-        try:
-            self._stdin = os.open(self.stdin_path, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        except OSError as error:
-            if error.errno == errno.ENXIO and time.monotonic() < deadline and not self.finished.done():
-                self._reactor.later(0.002, partial(self._open_stdin, deadline))
-            else:
-                self._fail_input(Unavailable(f"Nobody reads the standard input {self.stdin_path}"))
-            return
-        self._pump_input()
+        if self._stdin is not None:
+            self._stdin.open(PATIENCE)
 
     def _on_write(self, data: bytes, future: "Future[None]") -> None:
-        if self._closed or self._input_end is not None or not self.stdin_path or self.finished.done():
-            future.set_exception(FailedPrecondition("The process takes no more input"))
-            return
-        self._input.append((memoryview(data), future))
-        self._pump_input()
+        if self._stdin is None:
+            future.set_exception(FailedPrecondition("The process has no standard input"))
+        else:
+            self._stdin.write(data, future)
 
     def _on_end_input(self, future: "Future[None]") -> None:
-        if self._closed or self._input_end is not None or not self.stdin_path or self.finished.done():
-            _resolve(future)
-            return
-        self._input_end = future
-        self._pump_input()
-
-    def _pump_input(self) -> None:
-        """Write what the FIFO takes; watch it only while there is more."""
-        if self._stdin < 0:
-            return
-        self._reactor.unwatch(self._stdin)
-        while self._input:
-            data, future = self._input[0]
-            try:
-                written = os.write(self._stdin, data[:CHUNK])
-            except BlockingIOError:
-                self._reactor.watch(self._stdin, selectors.EVENT_WRITE, self._pump_input)
-                return
-            except OSError:
-                self._fail_input(FailedPrecondition("The process closed its standard input"))
-                return
-            if written < len(data):
-                self._input[0] = (data[written:], future)
-            else:
-                self._input.popleft()
-                _resolve(future)
-        if self._input_end is not None:
-            self._close_stdin()
-            _resolve(self._input_end)
-
-    def _fail_input(self, error: Exception) -> None:
-        self._close_stdin()
-        while self._input:
-            _, future = self._input.popleft()
-            if future.set_running_or_notify_cancel():
-                future.set_exception(error)
-        if self._input_end is not None:
-            _resolve(self._input_end)
+        if self._stdin is None:
+            resolve(future)
         else:
-            self._input_end = Future()  # later writes fail at once
-
-    def _close_stdin(self) -> None:
-        if self._stdin >= 0:
-            self._reactor.unwatch(self._stdin)
-            os.close(self._stdin)
-            self._stdin = -1
+            self._stdin.end(future)
 
     def _watch_output(self, fd: int, stream: Literal["stdout", "stderr"]) -> None:
         if not self._closed:
@@ -233,8 +172,9 @@ class Stdio:
         os.close(fd)
         self._readers.remove(fd)
         if not self._readers:
-            _resolve(self.finished)
-            self._fail_input(FailedPrecondition("The process has ended"))
+            if self._stdin is not None:
+                self._stdin.close("The process has ended")
+            resolve(self.finished)
             self._serve_waiter()
 
     def _on_read_all(self) -> None:
@@ -271,9 +211,10 @@ class Stdio:
         self._closed = True
         for fd in self._readers:
             self._reactor.unwatch(fd)
-        self._fail_input(FailedPrecondition("The streams are closed"))
+        if self._stdin is not None:
+            self._stdin.close("The streams are closed")
         self._release()
-        _resolve(self.finished)
+        resolve(self.finished)
         self._serve_waiter()
 
     # On either thread.
@@ -301,8 +242,3 @@ class Stdio:
         self._keepers.clear()
         self._log = -1
         shutil.rmtree(getattr(self, "directory", ""), ignore_errors=True)
-
-
-def _resolve(future: "Future[None]") -> None:
-    if not future.done() and future.set_running_or_notify_cancel():
-        future.set_result(None)

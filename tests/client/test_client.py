@@ -143,6 +143,8 @@ def _made_until_seen(client: Client, seen: "queue.Queue[Event]") -> Event:
             client.namespaces.set_labels("default", {"probe": str(time.monotonic_ns())})
         except NotFound:
             client.namespaces.create("default")
+        except Unavailable:
+            pass  # the first call after the daemon was gone finds the old connection
         try:
             return seen.get(timeout=0.1)
         except queue.Empty:

@@ -54,7 +54,6 @@ PUBLIC = [
     "Process",
     "ResourceExhausted",
     "Stats",
-    "Status",
     "Unavailable",
     "Unimplemented",
     "Version",

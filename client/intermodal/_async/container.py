@@ -216,7 +216,7 @@ class AsyncContainer:
         request = containers_pb2.UpdateContainerRequest(container=record, update_mask=mask)
         self._record = (await self._channel.call(_api.CONTAINER_UPDATE, request)).container
 
-    def logs(self) -> bytes:
+    async def logs(self) -> bytes:
         """What its init wrote since the container was made, both streams in order; b"" where that went elsewhere."""
         try:
             with open(self._log_path(), "rb") as file:

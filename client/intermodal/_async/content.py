@@ -1,15 +1,16 @@
 """Blobs of the daemon's content store, read and written."""
 
 from collections.abc import AsyncIterator, Iterator, Mapping
+from typing import Final
 
 from google.protobuf.field_mask_pb2 import FieldMask
 from intermodal_api.containerd.services import content_pb2
-from intermodal_core.errors import AlreadyExists, DataLoss, InvalidArgument
+from intermodal_core.errors import AlreadyExists, DataLoss, FailedPrecondition, IntermodalError, InvalidArgument
 
 from intermodal import _api
 from intermodal._async.channel import AsyncChannel
 
-MAX_DOCUMENT = 8 << 20
+MAX_DOCUMENT: Final = 8 << 20
 """Bytes of a manifest or a config: more is not one."""
 
 
@@ -29,16 +30,22 @@ async def write_blob(
 ) -> None:
     """Write a blob under `lease`, with `labels`; one that is there gets the labels alone.
 
-    Raises DataLoss where the pieces are not `size` bytes of that digest, and what reading them raises.
+    Raises DataLoss where the pieces are not `size` bytes of that digest; nothing of them stays then.
     """
-    requests = _write_requests(digest, size, pieces, labels)
+    ref = f"import-{digest}"
+    requests = _write_requests(ref, digest, size, pieces, labels)
     try:
-        async for response in channel.exchange(_api.CONTENT_WRITE, requests, lease=lease):
-            if response.action == content_pb2.COMMIT and response.digest not in ("", digest):
-                raise DataLoss(f"The daemon stored {response.digest} for {digest}")
+        async for _ in channel.exchange(_api.CONTENT_WRITE, requests, lease=lease):
+            pass
     except AlreadyExists:
         if labels:
             await set_content_labels(channel, digest, labels)
+    except BaseException as error:
+        await _abort(channel, ref)
+        if isinstance(error, FailedPrecondition):
+            # What was written could not become the blob that it was meant to be.
+            raise DataLoss(f"The content for {digest} is not what its digest and size say: {error}") from error
+        raise
 
 
 async def set_content_labels(channel: AsyncChannel, digest: str, labels: Mapping[str, str]) -> None:
@@ -48,10 +55,17 @@ async def set_content_labels(channel: AsyncChannel, digest: str, labels: Mapping
     await channel.call(_api.CONTENT_UPDATE, content_pb2.UpdateRequest(info=info, update_mask=mask))
 
 
+async def _abort(channel: AsyncChannel, ref: str) -> None:
+    try:
+        await channel.call(_api.CONTENT_ABORT, content_pb2.AbortRequest(ref=ref))
+    except IntermodalError:
+        pass  # it expires with the lease
+
+
 async def _write_requests(
-    digest: str, size: int, pieces: Iterator[bytes], labels: Mapping[str, str]
+    ref: str, digest: str, size: int, pieces: Iterator[bytes], labels: Mapping[str, str]
 ) -> AsyncIterator[content_pb2.WriteContentRequest]:
-    ref, offset = f"import-{digest}", 0
+    offset = 0
     for data in pieces:
         # Offset 0 drops what an earlier attempt left under this ref.
         yield content_pb2.WriteContentRequest(

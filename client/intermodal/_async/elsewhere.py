@@ -12,7 +12,7 @@ from intermodal._async.channel import AsyncChannel
 Q = TypeVar("Q", bound=Message)
 R = TypeVar("R", bound=Message)
 
-MOST: Final = 16
+MOST: Final = 64
 """Namespaces that are looked at: a hint must not become a search."""
 
 

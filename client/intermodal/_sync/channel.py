@@ -21,10 +21,16 @@ Q = TypeVar("Q", bound=Message)
 R = TypeVar("R", bound=Message)
 
 MAX_MESSAGE: Final = 16 << 20
+THE_CLIENTS: Final = -1.0
+"""As a call's timeout: the one that the client was made with."""
 _OPTIONS: Final = (
     ("grpc.max_receive_message_length", MAX_MESSAGE),
     ("grpc.max_send_message_length", MAX_MESSAGE),
     ("grpc.default_authority", "localhost"),
+    # The daemon is on this machine: after a restart it is back in a moment.
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.min_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 2000),
 )
 
 
@@ -75,10 +81,10 @@ class Channel:
         other.namespace = validate_identifier(namespace)
         return other
 
-    def call(self, method: Method[Q, R], request: Q, *, timeout: float | None = -1, lease: str = "") -> R:
+    def call(self, method: Method[Q, R], request: Q, *, timeout: float | None = THE_CLIENTS, lease: str = "") -> R:
         """One call. `timeout` in seconds, None for none; what it creates belongs to `lease`. Raises by meaning."""
         call = self._method(method, "unary_unary")
-        limit = self.timeout if timeout == -1 else timeout
+        limit = self.timeout if timeout == THE_CLIENTS else timeout
         try:
             response: R = call(request, timeout=limit, metadata=self._metadata(lease))
         except grpc.RpcError as error:

@@ -13,7 +13,7 @@ from intermodal._sync.channel import Channel
 Q = TypeVar("Q", bound=Message)
 R = TypeVar("R", bound=Message)
 
-MOST: Final = 16
+MOST: Final = 64
 """Namespaces that are looked at: a hint must not become a search."""
 
 
