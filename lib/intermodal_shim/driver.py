@@ -38,7 +38,7 @@ from intermodal_shim.runtime import Options, find
 __all__ = ["FORKED", "ShimRuntime"]
 
 #: The module that a plugin lists in its `forked`.
-FORKED = "intermodal_shim.main"
+FORKED = "intermodal_shim.shim"
 
 M = TypeVar("M", bound=Message)
 

@@ -20,6 +20,7 @@ from intermodal_shim.sinks import PipeSink, Sink
 __all__ = ["Logger"]
 
 READY_WITHIN = 10.0
+_SETTLE = 0.005  # seconds between a descriptor's end and the knowledge that its process has ended
 
 
 class Logger:
@@ -62,7 +63,7 @@ class Logger:
                 os.close(fd)
         os.set_blocking(self._out, False)
         os.set_blocking(self._err, False)
-        loop.add_reader(self._watch, self._tell, None)
+        loop.add_reader(self._watch, self._closed)
         late = DeadlineExceeded(f"{uri} was not ready within {READY_WITHIN:g} s: it has to close descriptor 5")
         self._timer = loop.call_later(READY_WITHIN, lambda: self._tell(late))
 
@@ -78,6 +79,11 @@ class Logger:
         """End it, if it has not ended."""
         if not self.ended:
             os.kill(self.pid, signal.SIGKILL)
+
+    def _closed(self) -> None:
+        """It is ready, unless it closed the descriptor by ending."""
+        self._loop.remove_reader(self._watch)
+        self._loop.call_later(_SETTLE, lambda: self._tell(None))
 
     def _tell(self, error: IntermodalError | None) -> None:
         ready, self._ready = self._ready, None

@@ -49,10 +49,8 @@ class Loop:
         self._commands = 0
         self._early: dict[int, int] = {}
         self._stopped = False
-        wake, waker = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-        signal.set_wakeup_fd(waker, warn_on_full_buffer=False)
-        signal.signal(signal.SIGCHLD, _noted)
-        self.add_reader(wake, self._reap, wake)
+        self._wake, self._waker = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        self.add_reader(self._wake, self._reap)
 
     def add_reader(self, fd: int, callback: Callable[..., Any], *args: Any) -> None:
         """Call `callback(*args)` while `fd` is readable, at its end, or broken. Raises PermissionError for a regular file."""
@@ -119,15 +117,30 @@ class Loop:
         else:
             self._children[pid] = ended
 
+    def take_signals(self) -> None:
+        """Reap children from now on; before the first `spawn`."""
+        signal.set_wakeup_fd(self._waker, warn_on_full_buffer=False)
+        signal.signal(signal.SIGCHLD, _noted)
+
+    def close(self) -> None:
+        """Let go of its descriptors."""
+        self._epoll.close()
+        os.close(self._wake)
+        os.close(self._waker)
+
     def run(self) -> None:
         """Until `stop`."""
         while not self._stopped:
-            for fd, event in self._epoll.poll(self._until_timer()):
-                if event & ~select.EPOLLOUT:
-                    self._call(fd, self._readers)
-                if event & ~(select.EPOLLIN | select.EPOLLPRI):
-                    self._call(fd, self._writers)
-            self._run_timers()
+            self.turn(self._until_timer())
+
+    def turn(self, timeout: float) -> None:
+        """Call back for what is ready, once, after at most `timeout` seconds (negative: no limit)."""
+        for fd, event in self._epoll.poll(timeout):
+            if event & ~select.EPOLLOUT:
+                self._call(fd, self._readers)
+            if event & ~(select.EPOLLIN | select.EPOLLPRI):
+                self._call(fd, self._writers)
+        self._run_timers()
 
     def stop(self) -> None:
         """Make `run` return."""
@@ -189,9 +202,9 @@ class Loop:
             if not self._commands:
                 self._early.clear()
 
-    def _reap(self, wake: int) -> None:
+    def _reap(self) -> None:
         try:
-            os.read(wake, 4096)
+            os.read(self._wake, 4096)
         except BlockingIOError:
             pass
         ends: list[tuple[int, int]] = []

@@ -38,15 +38,17 @@ def main(args: list[Any], fds: list[int]) -> int:
     gc.freeze()
     gc.disable()
     syscalls.prctl(_PR_SET_CHILD_SUBREAPER, 1)
-    Shim(args[0], socket.socket(fileno=fds[0])).run()
+    shim = Shim(args[0], socket.socket(fileno=fds[0]))
+    shim.loop.take_signals()
+    shim.run()
     return 0
 
 
 class Shim:
     """Holds the containers, and what they share."""
 
-    def __init__(self, config: dict[str, Any], sock: socket.socket) -> None:
-        self.loop = Loop(self._defect)
+    def __init__(self, config: dict[str, Any], sock: socket.socket, loop: Loop | None = None) -> None:
+        self.loop = loop or Loop(self._defect)
         self.namespace: str = config["namespace"]
         self.options = Options(**config["options"])
         self._log_path: str = config["log"]
@@ -62,6 +64,10 @@ class Shim:
     def run(self) -> None:
         """Until shut down."""
         self.loop.run()
+
+    def close(self) -> None:
+        """Serve no more."""
+        self._listener.close()
 
     def container(self, id: str) -> Container:
         """Raises NotFound."""

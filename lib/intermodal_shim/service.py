@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from types import ModuleType
 from typing import Any, Protocol
 
@@ -21,7 +21,7 @@ from intermodal_shim.process import STOPPED
 from intermodal_shim.runtime import Options
 from intermodal_shim.stdio import Streams
 
-__all__ = ["Shim", "services"]
+__all__ = ["Shim", "release", "services"]
 
 _CHECKPOINT_OPTIONS = runc.CheckpointOptions.DESCRIPTOR.full_name
 
@@ -46,17 +46,14 @@ class Shim(Protocol):
 
 
 def services(shim: Shim) -> Services:
-    """All that a shim serves."""
-    task = TaskService(shim)
-    own: Mapping[str, tuple[type[Message], Callable[..., Any]]] = {
-        "Attach": (shim_pb2.AttachRequest, task.attach),
-        "Reopen": (shim_pb2.ReopenRequest, task.reopen),
-    }
-    return {
-        "containerd.task.v3.Task": _versioned(task, v3_pb2),
-        "containerd.task.v2.Task": _versioned(task, v2_pb2),
-        "dev.intermodal.shim.v1.Shim": own,
-    }
+    """All that a shim serves. A process has one shim: the tables are made before the fork, and shared."""
+    _TASKS.shim = shim
+    return _SERVICES
+
+
+def release() -> None:
+    """Forget the shim that `services` was last called with."""
+    del _TASKS.shim
 
 
 def _versioned(task: TaskService, messages: ModuleType) -> dict[str, tuple[type[Message], Callable[..., Any]]]:
@@ -80,12 +77,11 @@ def _snake(name: str) -> str:
 class TaskService:
     """One method a call: `handler(request, call, response type)`; None is an answer to come."""
 
-    def __init__(self, shim: Shim) -> None:
-        self._shim = shim
+    shim: Shim
 
     def state(self, request: Any, call: Call, response: Any) -> Message:
         """A process's state."""
-        container = self._shim.container(request.id)
+        container = self.shim.container(request.id)
         process = container.process(request.exec_id)
         streams = process.streams
         answer = response(
@@ -108,20 +104,20 @@ class TaskService:
         """Make a container."""
         if request.checkpoint:
             raise FailedPrecondition("restoring a checkpoint is not possible with this shim yet: create without one")
-        options = self._shim.options.merged(request.options.type_url, request.options.value, self._shim.namespace)
+        options = self.shim.options.merged(request.options.type_url, request.options.value, self.shim.namespace)
         mounts = [Mount(m.type, m.source, tuple(m.options), m.target) for m in request.rootfs]
-        container = self._shim.add(request.id, request.bundle, _streams(request), options)
+        container = self.shim.add(request.id, request.bundle, _streams(request), options)
         container.create(mounts, _then(call, lambda: response(pid=container.init.pid)))
 
     def start(self, request: Any, call: Call, response: Any) -> None:
         """Start a process."""
-        container = self._shim.container(request.id)
+        container = self.shim.container(request.id)
         process = container.process(request.exec_id)
         container.start(request.exec_id, _then(call, lambda: response(pid=process.pid)))
 
     def delete(self, request: Any, call: Call, response: Any) -> None:
         """Forget a process that has ended."""
-        container = self._shim.container(request.id)
+        container = self.shim.container(request.id)
         process = container.process(request.exec_id)
 
         def answer() -> Message:
@@ -133,7 +129,7 @@ class TaskService:
 
     def wait(self, request: Any, call: Call, response: Any) -> None:
         """Answer at a process's end."""
-        process = self._shim.container(request.id).process(request.exec_id)
+        process = self.shim.container(request.id).process(request.exec_id)
 
         def ended() -> None:
             if call.connected:
@@ -145,7 +141,7 @@ class TaskService:
 
     def kill(self, request: Any, call: Call, response: Any) -> Message | None:
         """Send a signal."""
-        container = self._shim.container(request.id)
+        container = self.shim.container(request.id)
         if request.all:
             container.kill_all(request.signal, _then(call, response))
             return None
@@ -154,12 +150,12 @@ class TaskService:
 
     def exec(self, request: Any, call: Call, response: Any) -> Message:
         """Add a process."""
-        self._shim.container(request.id).exec(request.exec_id, _streams(request), request.spec.value)
+        self.shim.container(request.id).exec(request.exec_id, _streams(request), request.spec.value)
         return response()  # type: ignore[no-any-return]
 
     def pids(self, request: Any, call: Call, response: Any) -> Message:
         """All processes, each with its exec id where it is one."""
-        container = self._shim.container(request.id)
+        container = self.shim.container(request.id)
         known = {process.pid: exec_id for exec_id, process in container.execs.items()}
         answer = response()
         for pid in container.pids():
@@ -171,15 +167,15 @@ class TaskService:
 
     def pause(self, request: Any, call: Call, response: Any) -> None:
         """Freeze."""
-        self._shim.container(request.id).pause(_then(call, response))
+        self.shim.container(request.id).pause(_then(call, response))
 
     def resume(self, request: Any, call: Call, response: Any) -> None:
         """Thaw."""
-        self._shim.container(request.id).resume(_then(call, response))
+        self.shim.container(request.id).resume(_then(call, response))
 
     def update(self, request: Any, call: Call, response: Any) -> None:
         """Change limits."""
-        self._shim.container(request.id).update(request.resources.value, _then(call, response))
+        self.shim.container(request.id).update(request.resources.value, _then(call, response))
 
     def checkpoint(self, request: Any, call: Call, response: Any) -> None:
         """Write a checkpoint."""
@@ -198,11 +194,11 @@ class TaskService:
             arguments += ["--manage-cgroups-mode", options.cgroups_mode] if options.cgroups_mode else []
         else:
             arguments.append("--leave-running")
-        self._shim.container(request.id).checkpoint(request.path, arguments, _then(call, response))
+        self.shim.container(request.id).checkpoint(request.path, arguments, _then(call, response))
 
     def resize_pty(self, request: Any, call: Call, response: Any) -> Message:
         """Set a terminal's size."""
-        process = self._shim.container(request.id).process(request.exec_id)
+        process = self.shim.container(request.id).process(request.exec_id)
         try:
             process.streaming().resize(request.width, request.height)
         except OSError as error:
@@ -211,14 +207,14 @@ class TaskService:
 
     def close_io(self, request: Any, call: Call, response: Any) -> Message:
         """No more input will come."""
-        process = self._shim.container(request.id).process(request.exec_id)
+        process = self.shim.container(request.id).process(request.exec_id)
         if request.stdin and process.stdio is not None:
             process.stdio.close_stdin()
         return response()  # type: ignore[no-any-return]
 
     def stats(self, request: Any, call: Call, response: Any) -> Message:
         """Counters."""
-        metrics = self._shim.container(request.id).metrics()
+        metrics = self.shim.container(request.id).metrics()
         answer = response()
         answer.stats.type_url = metrics.DESCRIPTOR.full_name
         answer.stats.value = metrics.SerializeToString()
@@ -226,16 +222,16 @@ class TaskService:
 
     def connect(self, request: Any, call: Call, response: Any) -> Message:
         """Who serves."""
-        return response(shim_pid=os.getpid(), task_pid=self._shim.task_pid(request.id))  # type: ignore[no-any-return]
+        return response(shim_pid=os.getpid(), task_pid=self.shim.task_pid(request.id))  # type: ignore[no-any-return]
 
     def shutdown(self, request: Any, call: Call, response: Any) -> Message:
         """End, if no container is left."""
-        self._shim.shutdown()
+        self.shim.shutdown()
         return response()  # type: ignore[no-any-return]
 
     def attach(self, request: shim_pb2.AttachRequest, call: Call) -> Message:
         """Add a source and sinks to a process's streams."""
-        stdio = self._shim.container(request.id).process(request.exec_id).streaming()
+        stdio = self.shim.container(request.id).process(request.exec_id).streaming()
         wanted = (request.stdin, request.stdout, request.stderr)
         if len(call.fds) != sum(wanted):
             raise InvalidArgument(f"{sum(wanted)} descriptors are announced and {len(call.fds)} came")
@@ -246,7 +242,7 @@ class TaskService:
 
     def reopen(self, request: shim_pb2.ReopenRequest, call: Call) -> Message:
         """Open log files by their names again."""
-        self._shim.container(request.id).reopen_logs()
+        self.shim.container(request.id).reopen_logs()
         return Empty()
 
 
@@ -264,3 +260,14 @@ def _then(call: Call, answer: Callable[[], Message]) -> Answer:
 
 def _streams(request: Any) -> Streams:
     return Streams(request.stdin, request.stdout, request.stderr, request.terminal)
+
+
+_TASKS = TaskService()
+_SERVICES: Services = {
+    "containerd.task.v3.Task": _versioned(_TASKS, v3_pb2),
+    "containerd.task.v2.Task": _versioned(_TASKS, v2_pb2),
+    "dev.intermodal.shim.v1.Shim": {
+        "Attach": (shim_pb2.AttachRequest, _TASKS.attach),
+        "Reopen": (shim_pb2.ReopenRequest, _TASKS.reopen),
+    },
+}

@@ -43,7 +43,9 @@ class TaskRef(msgspec.Struct, frozen=True):
 class Stdio(msgspec.Struct, frozen=True):
     """Where a process's streams go: FIFO paths, or URIs (`file://`, `binary://`, `cri://`); "" is none.
 
-    With a terminal only stdin and stdout exist.
+    `attach://` is a stream that only `attach` feeds or reads: stdin stays open until then, output waits for a first sink.
+    `cri:///PATH?size=BYTES&files=N` is a log in the CRI's format, PATH a file, or a directory for its `0.log`; past
+    `size` it is rotated to PATH.1 and so on. With a terminal only stdin and stdout exist.
     """
 
     stdin: str = ""
@@ -69,7 +71,7 @@ class CreateTask(msgspec.Struct, frozen=True):
 
 
 class Exit(msgspec.Struct, frozen=True):
-    """How a process ended: status 0-255 (a signal is 128 + n), time in ns since the epoch."""
+    """How a process ended: status 0-255 (a signal is 128 + n), time in ns since the epoch; `pid` is 0 from `wait`."""
 
     pid: int
     status: int
@@ -167,7 +169,8 @@ class Runtime(Protocol):
 
         The descriptors are duplicated. The log gets everything first. A sink that is full delays nobody and loses what it
         cannot take, unless `hold` is true: then the process waits for it, as it would for a pipe, until it drains or
-        goes. End of file on the stdin given closes the process's stdin. With a terminal, stdout carries both. Sinks are
+        goes. End of file on the stdin given closes the process's stdin; a terminal's user who goes ends nothing. With a
+        terminal, stdout carries both. A stream that is "" cannot be attached to (FailedPrecondition). Sinks are
         closed when the process's output has ended. Raises Unimplemented without the capability.
         """
 

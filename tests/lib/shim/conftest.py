@@ -17,6 +17,7 @@ from intermodal_api.containerd.events import task_pb2 as events
 from intermodal_api.containerd.services.ttrpc_events_pb2 import ForwardRequest
 from intermodal_core.contracts.common import Mount
 from intermodal_core.contracts.runtimes import CreateTask, Stdio, TaskRef
+from intermodal_core.errors import Unavailable
 from intermodal_core.spawner import Spawner
 from intermodal_shim.driver import FORKED, ShimRuntime
 from intermodal_shim.runtime import Options
@@ -106,6 +107,17 @@ def make_bundle(tmp_path: Path, rootfs: Path, cgroup_parent: str) -> Iterator[Ma
     assert not left, f"mounts left behind: {left}"
 
 
+@pytest.fixture
+def make_process() -> Callable[..., bytes]:
+    """make_process(*args) -> an OCI process as JSON."""
+
+    def make(*args: str, terminal: bool = False) -> bytes:
+        process = {"args": args, "env": ["PATH=/bin"], "cwd": "/", "user": {"uid": 0, "gid": 0}, "terminal": terminal}
+        return json.dumps(process).encode()
+
+    return make
+
+
 class Daemon:
     """What a daemon is to shims: a driver, and a ttrpc socket that takes events."""
 
@@ -117,6 +129,7 @@ class Daemon:
         self.changed = asyncio.Condition()
         self._rootfs = Mount("bind", str(rootfs), ("rbind", "ro"))
         self._server: Server | None = None
+        self.refuse = 0
 
     def listen(self) -> None:
         forward = {"Forward": (ForwardRequest, self._forward)}
@@ -128,6 +141,9 @@ class Daemon:
             await self._server.stop()
 
     async def _forward(self, request: ForwardRequest, call: Call) -> Empty:
+        if self.refuse:
+            self.refuse -= 1
+            raise Unavailable("not committed")
         envelope = request.envelope
         kind = getattr(events, envelope.event.type_url.rpartition(".")[2])
         async with self.changed:
