@@ -76,6 +76,8 @@ class _Applier:
         self._overlay = overlay
         self._root_listed = False
         self._wrote_whiteouts = False
+        #: Files that were copied up to be linked to: of the upper directory, but not of this layer.
+        self._copied: set[bytes] = set()
         self._write = {
             b"1": self._hard_link,
             b"2": self._symbolic_link,
@@ -113,6 +115,8 @@ class _Applier:
                     self._write[entry.kind](entry, directory, name, parent)
                 if written is not None:
                     written.add(join(self._tree.directory(parent).path, name))
+                elif self._copied:
+                    self._copied.discard(join(self._tree.directory(parent).path, name))
             except OSError as error:
                 raise _translated(error, entry) from error
             except _Skipped:
@@ -277,6 +281,7 @@ class _Applier:
             status = lower_status(source, target)
             if status is not None and not stat.S_ISDIR(status.st_mode):
                 copy_up(source, target, status)
+                self._copied.add(join(source.path, target))
                 status = os.stat(target, dir_fd=source.fd, follow_symlinks=False)
         if status is None or stat.S_ISDIR(status.st_mode):
             what = "a directory" if status else "not there"
@@ -298,6 +303,8 @@ class _Applier:
         """Remove what an entry replaces; the directory, which may have been opened again."""
         path = join(directory.path, name)
         removed_tree = remove(directory.fd, name)
+        if removed_tree:
+            self._copied = {copied for copied in self._copied if not copied.startswith(path + b"/")}
         if removed_tree or path in self._tree.followed:
             self._tree.forget()
         return self._parent(parent)
@@ -321,10 +328,13 @@ class _Applier:
             try:
                 status = os.stat(name, dir_fd=directory.fd, follow_symlinks=False)
             except FileNotFoundError:
-                os.mknod(name, stat.S_IFCHR, 0, dir_fd=directory.fd)
-                self._wrote_whiteouts = True
+                self._write_whiteout(directory, name)
                 return
-            if stat.S_ISDIR(status.st_mode) and stat.S_ISDIR(below.st_mode):
+            if path in self._copied:
+                self._copied.remove(path)
+                os.unlink(name, dir_fd=directory.fd)
+                self._write_whiteout(directory, name)
+            elif stat.S_ISDIR(status.st_mode) and stat.S_ISDIR(below.st_mode):
                 self._make_opaque(path)
         elif written is not None:
             if path in written:
@@ -335,6 +345,10 @@ class _Applier:
                 except FileNotFoundError:
                     return
             self._tree.forget()
+
+    def _write_whiteout(self, directory: Directory, name: bytes) -> None:
+        os.mknod(name, stat.S_IFCHR, 0, dir_fd=directory.fd)
+        self._wrote_whiteouts = True
 
     def _hide_all(self, directory: Directory) -> None:
         if self._overlay:
@@ -350,17 +364,21 @@ class _Applier:
             self._tree.forget()
 
     def _make_opaque(self, path: bytes) -> None:
-        """Hide what is below the directory at `path`, and drop whiteouts in it: overlayfs would list them as files now."""
-        pending = [path] if self._wrote_whiteouts else []
+        """Hide what is below the directory at `path`.
+
+        Whiteouts in it are dropped, since overlayfs would list them as files now; so is what was copied up.
+        """
+        pending = [path] if self._wrote_whiteouts or self._copied else []
         while pending:
             inside = pending.pop()
             fd = os.open(inside, OPEN_DIRECTORY, dir_fd=self._tree.root.fd)
             try:
                 with os.scandir(fd) as entries:
                     for child in entries:
+                        below = join(inside, os.fsencode(child.name))
                         if child.is_dir(follow_symlinks=False):
-                            pending.append(join(inside, os.fsencode(child.name)))
-                        elif is_whiteout(child.stat(follow_symlinks=False)):
+                            pending.append(below)
+                        elif below in self._copied or is_whiteout(child.stat(follow_symlinks=False)):
                             os.unlink(child.name, dir_fd=fd)
             finally:
                 os.close(fd)

@@ -20,7 +20,7 @@ import pytest
 from intermodal_core.contracts.common import Descriptor, Mount
 from intermodal_core.contracts.differs import Applied
 from intermodal_core.spawner import Spawner
-from intermodal_snapshots.mounts import temp_mount
+from intermodal_snapshots.mounts import mounts_below, temp_mount
 from intermodal_tar.differ import WORKER, TarDiffer
 
 PLAIN = "application/vnd.oci.image.layer.v1.tar"
@@ -159,11 +159,10 @@ def spawner() -> Iterator[Spawner]:
 
 @pytest.fixture
 def lab(spawner: Spawner, tmp_path: Path) -> Iterator[Lab]:
-    mounts = Path("/proc/self/mountinfo").read_text()
     lab = Lab(spawner, tmp_path)
     yield lab
     lab.differ.close()
-    assert Path("/proc/self/mountinfo").read_text() == mounts
+    assert mounts_below(tmp_path) == []
     scratch = tmp_path / "scratch"
     assert not scratch.exists() or not list(scratch.iterdir())
     shutil.rmtree(tmp_path)

@@ -166,6 +166,21 @@ def test_whiteouts_in_what_becomes_opaque(lab: Any) -> None:
     assert sorted(upper) == [b"", b"a", b"a/sub", b"b", b"b/n", b"b/sub"]
 
 
+def test_what_was_linked_to_below_is_hidden_all_the_same(lab: Any) -> None:
+    base = lab.tar(lab.entry("a", data=b"a"), lab.entry("d/e/f", data=b"f"), lab.entry("g", data=b"g"))
+    layer = lab.tar(
+        lab.entry("1", tarfile.LNKTYPE, linkname="a"),
+        lab.entry("2", tarfile.LNKTYPE, linkname="d/e/f"),
+        lab.entry("g", tarfile.LNKTYPE, linkname="g"),
+        lab.entry(".wh.a"),
+        lab.entry(".wh.d"),
+        lab.entry(".wh.g"),
+    )
+    upper, merged, native = three_ways(lab, base, layer)
+    assert upper == merged == native
+    assert sorted(upper) == [b"", b"1", b"2", b"d", b"d/e", b"g"]
+
+
 def test_an_opaque_root(lab: Any) -> None:
     base = lab.tar(lab.entry("a/1", data=b"x"), lab.entry("b", data=b"y"), lab.entry("c/2", data=b"z"))
     layer = lab.tar(lab.entry("a/new", data=b"n"), lab.entry(".wh..wh..opq"), lab.entry("c/new", data=b"m"))
