@@ -24,6 +24,8 @@ __all__ = ["BIN", "PrivateDaemon"]
 BIN = Path(sys.executable).parent
 START_SECONDS = 60
 STOP_SECONDS = 30
+#: What is on its way out, such as the shim of a task that was just deleted, may take so long.
+LEAVE_SECONDS = 5
 CGROUPS = Path("/sys/fs/cgroup")
 
 
@@ -142,7 +144,9 @@ class PrivateDaemon:
             self.end()
         except AssertionError as error:
             failures.append(str(error))
-        leaked = self.leaks()
+        deadline = time.monotonic() + LEAVE_SECONDS
+        while (leaked := self.leaks()) and time.monotonic() < deadline:
+            time.sleep(0.02)
         log = self.tail()
         self._clean()
         failures += leaked
@@ -197,7 +201,7 @@ class PrivateDaemon:
         return found
 
     def processes(self) -> list[tuple[int, str]]:
-        """The daemon's processes, shims and containers: by its environment, or its directory in their mounts."""
+        """The daemon's processes, shims and containers: by its environment, or its directory in their root's mount."""
         here = os.readlink("/proc/self/ns/mnt")
         found = []
         for entry in Path("/proc").iterdir():
@@ -206,7 +210,9 @@ class PrivateDaemon:
             try:
                 marked = self._mark.encode() in (entry / "environ").read_bytes()
                 if not marked and os.readlink(entry / "ns/mnt") != here:
-                    marked = self.base.name in (entry / "mountinfo").read_text()
+                    # Its root file system alone: a bystander's namespace has copies of whatever was mounted when it was made.
+                    mounts = (entry / "mountinfo").read_text().splitlines()
+                    marked = any(self.base.name in line for line in mounts if line.split()[4] == "/")
                 if marked and (entry / "stat").read_text().rpartition(")")[2].split()[0] != "Z":
                     words = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
                     found.append((int(entry.name), words.strip()))
