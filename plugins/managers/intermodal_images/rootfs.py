@@ -37,7 +37,8 @@ def pack(directory: str, blobs: Blobs, progress: Callable[[str], None]) -> tuple
             compressed.write(data)  # type: ignore[no-untyped-call]
             return len(data)
 
-    with igzip.GzipFile(fileobj=_Chunked(writer.write), mode="wb", compresslevel=1, mtime=0) as compressed:  # type: ignore[no-untyped-call]
+    chunked = _Chunked(writer.write)
+    with igzip.GzipFile(fileobj=chunked, mode="wb", compresslevel=1, mtime=0) as compressed:  # type: ignore[no-untyped-call]
         with tarfile.open(fileobj=_Tee(), mode="w|", format=tarfile.PAX_FORMAT, bufsize=1 << 20) as tar:  # type: ignore[call-overload]
             for path, name in _walk(directory):
                 try:
@@ -45,7 +46,7 @@ def pack(directory: str, blobs: Blobs, progress: Callable[[str], None]) -> tuple
                 except OSError as error:
                     raise from_os_error(error, f"packing {path}") from error
                 progress(name)
-        compressed.flush()
+    chunked.flush()  # what closing the compressor wrote
     digest, size = writer.commit()
     return digest, f"sha256:{diff_id.hexdigest()}", size
 
