@@ -308,9 +308,9 @@ class Composite:
         )
         await self._tasks.exec(scope, record.id, exec_id, msgspec.json.encode(process), stdio)
         try:
-            if fds is not None:
-                await self._tasks.attach(scope, record.id, _wanted(fds, options.interactive), exec_id, hold=True)
             pid = await self._tasks.start(scope, record.id, exec_id)
+            if fds is not None:  # a process has its streams once it is started; its output waits for them
+                await self._tasks.attach(scope, record.id, _wanted(fds, options.interactive), exec_id, hold=True)
         except BaseException:
             await asyncio.shield(self._forget_exec(scope, record.id, exec_id))
             raise

@@ -295,6 +295,8 @@ class Tasks:
         """The namespace's tasks, exec processes apart."""
         if not scope.namespace:
             raise FailedPrecondition("no namespace was given: name one (ctr and imod: -n NAMESPACE)")
+        adopting = [work for (namespace, _), work in self._adopting.items() if namespace == scope.namespace]
+        await asyncio.gather(*map(asyncio.shield, adopting), return_exceptions=True)
         return [task.state(task.init) for (namespace, _), task in self._tasks.items() if namespace == scope.namespace]
 
     async def kill(self, scope: Scope, container: str, signal: int, exec_id: str = "", all: bool = False) -> None:
