@@ -5,6 +5,7 @@ It starts with the first use. All callbacks run on it, so that what they touch n
 
 import heapq
 import itertools
+import logging
 import os
 import selectors
 import threading
@@ -79,17 +80,25 @@ class Reactor:
     def _run(self) -> None:
         while True:
             while self._calls:
-                self._calls.popleft()()
+                self._invoke(self._calls.popleft())
             with self._lock:
                 if self._closed and not self._calls:
                     break
             for key, _ in self._selector.select(self._until_next_timer()):
-                key.data()
+                self._invoke(key.data)
             now = time.monotonic()
             while self._timers and self._timers[0][0] <= now:
-                heapq.heappop(self._timers)[2]()
+                self._invoke(heapq.heappop(self._timers)[2])
         self._selector.close()
         os.close(self._wake)
+
+    @staticmethod
+    def _invoke(function: Callback) -> None:
+        """Call it; what it raises is a defect, which must not stop every other process's streams."""
+        try:
+            function()
+        except Exception:
+            logging.getLogger("intermodal").exception("A stream's callback failed")
 
     def _until_next_timer(self) -> float | None:
         return max(0.0, self._timers[0][0] - time.monotonic()) if self._timers else None

@@ -109,11 +109,15 @@ class Stdio:
         )
 
     def close(self) -> None:
-        """Let go of everything and remove the FIFOs; what was read can still be taken. May be called twice."""
+        """Let go of everything and remove the FIFOs, at once; what was read can still be taken. May be called twice."""
+        done: Future[None] = Future()
         try:
-            self._reactor.call(self._on_close)
+            self._reactor.call(lambda: self._on_close(done))
         except FailedPrecondition:
-            self._on_close()  # the thread is over: nobody else touches this
+            self._on_close(done)  # the thread is over or ends: nobody else touches this
+            return
+        # To wait is short, and a process that ends now has nothing of it left on the disk.
+        done.result(PATIENCE)
 
     # On the reactor's thread from here on.
 
@@ -205,9 +209,12 @@ class Stdio:
         while resume:
             self._watch_output(*resume.pop())
 
-    def _on_close(self) -> None:
-        if self._closed:
-            return
+    def _on_close(self, done: "Future[None]") -> None:
+        if not self._closed:
+            self._let_go()
+        done.set_result(None)
+
+    def _let_go(self) -> None:
         self._closed = True
         for fd in self._readers:
             self._reactor.unwatch(fd)

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+from pathlib import Path
 
 import pytest
 from intermodal import Client, CommandFailed, Container, DeadlineExceeded, FailedPrecondition, IntermodalError
@@ -57,6 +58,18 @@ def test_leaving_the_block_kills(container: Container) -> None:
         process.start()
         assert process.pid in container.pids()
     assert container.pids() == [container.pid]
+
+
+def test_closing_the_client_closes_what_is_open(ready: Client, container: Container) -> None:
+    process = container.exec.create(["sleep", "1000"], stdin=True)
+    process.start()
+    directory = Path(ready._channel.io.base())
+    before = set(os.listdir("/proc/self/fd"))
+    assert len(list(directory.glob("io-*"))) == 1
+    ready.close()
+    assert list(directory.glob("io-*")) == []
+    assert len(os.listdir("/proc/self/fd")) <= len(before) - 3
+    ready.close()
 
 
 def test_out_of_time(container: Container) -> None:

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 from intermodal import Client
 
@@ -17,6 +18,7 @@ output = container.exec.run(["echo", "Hello World!"])
 
 def test_the_example_runs_verbatim(ready: Client) -> None:
     environment = {**os.environ, "INTERMODAL_ADDRESS": ready.address, "INTERMODAL_NAMESPACE": ready.namespace}
+    streams = set(Path("/run/intermodal-client").glob("io-*"))
     script = EXAMPLE + "print(output, output.exit_code, output.stdout, output.stderr)\n"
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", script],
@@ -27,6 +29,8 @@ def test_the_example_runs_verbatim(ready: Client) -> None:
         check=False,
     )
     assert (done.stdout, done.stderr) == ("Hello World!\n 0 b'Hello World!\\n' b''\n", "")
+    # Without a close, too, nothing of the command's streams stays.
+    assert set(Path("/run/intermodal-client").glob("io-*")) <= streams
 
     # The shell waits for its input still, though the client that made it is gone.
     with Client(ready.address, ready.namespace) as same_as_there:

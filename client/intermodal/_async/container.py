@@ -19,7 +19,6 @@ from intermodal._async.tasks import LOG, create_task, end_task, get_task, keeps_
 from intermodal._creation import STOP_SIGNAL_LABEL
 from intermodal._decoding import moment, stats
 from intermodal._models import Stats
-from intermodal._stdio import Stdio
 from intermodal._waiting import sleep_async
 
 _LOG_POLL: Final = 0.1
@@ -132,9 +131,7 @@ class AsyncContainer:
             )
         await end_task(self._channel, self.id, force=False)
         channel, terminal = self._channel, self._has_terminal()
-        stdio = Stdio(
-            channel.reactor, channel.io.base(), stdin=keeps_stdin(self._record), terminal=terminal, limit=READ_AHEAD
-        )
+        stdio = channel.open_stdio(stdin=keeps_stdin(self._record), terminal=terminal, limit=READ_AHEAD)
         await create_task(channel, self._record, terminal, stdio)
         self._task = await get_task(channel, self.id)
         return AsyncProcess(channel, self.id, "", stdio)

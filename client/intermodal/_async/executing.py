@@ -15,7 +15,6 @@ from intermodal._async.channel import AsyncChannel
 from intermodal._async.process import AsyncProcess
 from intermodal._creation import as_any, as_arguments, as_environment
 from intermodal._models import Output
-from intermodal._stdio import Stdio
 
 READ_AHEAD: Final = 1 << 20
 """Bytes of output that are kept for a reader; past that the process waits."""
@@ -76,7 +75,7 @@ class AsyncExec:
         spec = await self._process_spec(command, environment, working_dir, user, tty)
         exec_id = f"exec-{secrets.token_hex(8)}"
         channel = self._channel
-        stdio = Stdio(channel.reactor, channel.io.base(), stdin=stdin, terminal=tty, limit=READ_AHEAD)
+        stdio = channel.open_stdio(stdin=stdin, terminal=tty, limit=READ_AHEAD)
         request = tasks_pb2.ExecProcessRequest(
             container_id=self._container_id,
             exec_id=exec_id,

@@ -5,16 +5,17 @@ from collections.abc import AsyncIterator
 from typing import Final
 
 from intermodal_api.containerd.services import tasks_pb2
-from intermodal_core.errors import DeadlineExceeded, FailedPrecondition, IntermodalError, NotFound
+from intermodal_core.errors import DeadlineExceeded, FailedPrecondition, IntermodalError, NotFound, Unavailable
 
 from intermodal import _api, _signals
 from intermodal._async.channel import AsyncChannel
 from intermodal._models import Output
 from intermodal._stdio import Chunk, Stdio
-from intermodal._waiting import wait_async
+from intermodal._waiting import sleep_async, wait_async
 
 DRAIN: Final = 10.0
 CLEANUP: Final = 15.0
+RETRY: Final = 0.02
 
 
 class AsyncProcess:
@@ -135,16 +136,22 @@ class AsyncProcess:
         self._forgotten = True
 
     async def _kill_and_forget(self) -> None:
+        """Until the daemon has forgotten it: a start that was given up may come about later than the first kill."""
         self._forgotten = True
-        try:
-            await self.kill()
-            await self.wait(CLEANUP)
-        except IntermodalError:
-            pass  # never started, or ended by itself
-        try:
-            await self._forget()
-        except IntermodalError:
-            pass  # the container's end takes it along
+        deadline = time.monotonic() + CLEANUP
+        while time.monotonic() < deadline:
+            try:
+                await self.kill()
+                await self.wait(CLEANUP)
+            except IntermodalError:
+                pass  # never started, or ended by itself
+            try:
+                await self._forget()
+                return
+            except Unavailable:
+                return  # no daemon to tell
+            except IntermodalError:
+                await sleep_async(RETRY)
 
 
 def _left(deadline: float | None) -> float | None:

@@ -48,14 +48,8 @@ async def create_task(
     """
     if stdio is None and terminal:
         directory = channel.io.of(channel.namespace, container.id, make=True)
-        stdio = Stdio(
-            channel.reactor,
-            channel.io.base(),
-            stdin=keeps_stdin(container),
-            terminal=True,
-            limit=None,
-            log=os.path.join(directory, LOG),
-        )
+        log = os.path.join(directory, LOG)
+        stdio = channel.open_stdio(stdin=keeps_stdin(container), terminal=True, limit=None, log=log)
         channel.drained[f"{channel.namespace}/{container.id}"] = stdio
     paths = _logged(channel, container) if stdio is None else (stdio.stdin_path, stdio.stdout_path, stdio.stderr_path)
     try:

@@ -4,6 +4,7 @@
 import os
 from collections.abc import Callable, Iterator
 from typing import Any, Final, TypeVar
+from weakref import WeakSet
 
 import grpc
 from google.protobuf.message import Message
@@ -41,6 +42,7 @@ class _Shared:
         self.path = socket_path(address)
         self.io = IoDirectory(self.path, directory)
         self.reactor = Reactor()
+        self.streams: WeakSet[Stdio] = WeakSet()
         self.drained: dict[str, Stdio] = {}
         self.methods: dict[str, Callable[..., Any]] = {}
         self.grpc: grpc.Channel | None = None
@@ -60,11 +62,6 @@ class Channel:
         return self._shared.path
 
     @property
-    def reactor(self) -> Reactor:
-        """What moves the bytes of attached processes."""
-        return self._shared.reactor
-
-    @property
     def io(self) -> IoDirectory:
         """Where FIFOs and logs are."""
         return self._shared.io
@@ -73,6 +70,13 @@ class Channel:
     def drained(self) -> dict[str, Stdio]:
         """Streams that the client writes to a log for as long as it lives, by what they belong to."""
         return self._shared.drained
+
+    def open_stdio(self, *, stdin: bool, terminal: bool, limit: int | None, log: str | None = None) -> Stdio:
+        """Streams for a process to be; what is not closed before is closed with the client."""
+        shared = self._shared
+        stdio = Stdio(shared.reactor, shared.io.base(), stdin=stdin, terminal=terminal, limit=limit, log=log)
+        shared.streams.add(stdio)
+        return stdio
 
     def scoped(self, namespace: str) -> "Channel":
         """The same connection in another namespace."""
@@ -113,9 +117,9 @@ class Channel:
             call.cancel()
 
     def close(self) -> None:
-        """Close the connection for every namespace; streams that it drained end."""
+        """Close the connection for every namespace, and all streams."""
         shared = self._shared
-        for stdio in shared.drained.values():
+        for stdio in list(shared.streams):
             stdio.close()
         shared.drained.clear()
         shared.reactor.close()

@@ -16,7 +16,6 @@ from intermodal import _api, _signals
 from intermodal._creation import STOP_SIGNAL_LABEL
 from intermodal._decoding import moment, stats
 from intermodal._models import Stats
-from intermodal._stdio import Stdio
 from intermodal._sync.channel import Channel
 from intermodal._sync.executing import READ_AHEAD, Exec
 from intermodal._sync.process import Process
@@ -133,9 +132,7 @@ class Container:
             )
         end_task(self._channel, self.id, force=False)
         channel, terminal = self._channel, self._has_terminal()
-        stdio = Stdio(
-            channel.reactor, channel.io.base(), stdin=keeps_stdin(self._record), terminal=terminal, limit=READ_AHEAD
-        )
+        stdio = channel.open_stdio(stdin=keeps_stdin(self._record), terminal=terminal, limit=READ_AHEAD)
         create_task(channel, self._record, terminal, stdio)
         self._task = get_task(channel, self.id)
         return Process(channel, self.id, "", stdio)

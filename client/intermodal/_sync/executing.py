@@ -14,7 +14,6 @@ from intermodal_oci.spec import build_process
 from intermodal import _api
 from intermodal._creation import as_any, as_arguments, as_environment
 from intermodal._models import Output
-from intermodal._stdio import Stdio
 from intermodal._sync.channel import Channel
 from intermodal._sync.process import Process
 
@@ -77,7 +76,7 @@ class Exec:
         spec = self._process_spec(command, environment, working_dir, user, tty)
         exec_id = f"exec-{secrets.token_hex(8)}"
         channel = self._channel
-        stdio = Stdio(channel.reactor, channel.io.base(), stdin=stdin, terminal=tty, limit=READ_AHEAD)
+        stdio = channel.open_stdio(stdin=stdin, terminal=tty, limit=READ_AHEAD)
         request = tasks_pb2.ExecProcessRequest(
             container_id=self._container_id,
             exec_id=exec_id,

@@ -6,16 +6,17 @@ from collections.abc import Iterator
 from typing import Final
 
 from intermodal_api.containerd.services import tasks_pb2
-from intermodal_core.errors import DeadlineExceeded, FailedPrecondition, IntermodalError, NotFound
+from intermodal_core.errors import DeadlineExceeded, FailedPrecondition, IntermodalError, NotFound, Unavailable
 
 from intermodal import _api, _signals
 from intermodal._models import Output
 from intermodal._stdio import Chunk, Stdio
 from intermodal._sync.channel import Channel
-from intermodal._waiting import wait_blocking
+from intermodal._waiting import sleep_blocking, wait_blocking
 
 DRAIN: Final = 10.0
 CLEANUP: Final = 15.0
+RETRY: Final = 0.02
 
 
 class Process:
@@ -136,16 +137,22 @@ class Process:
         self._forgotten = True
 
     def _kill_and_forget(self) -> None:
+        """Until the daemon has forgotten it: a start that was given up may come about later than the first kill."""
         self._forgotten = True
-        try:
-            self.kill()
-            self.wait(CLEANUP)
-        except IntermodalError:
-            pass  # never started, or ended by itself
-        try:
-            self._forget()
-        except IntermodalError:
-            pass  # the container's end takes it along
+        deadline = time.monotonic() + CLEANUP
+        while time.monotonic() < deadline:
+            try:
+                self.kill()
+                self.wait(CLEANUP)
+            except IntermodalError:
+                pass  # never started, or ended by itself
+            try:
+                self._forget()
+                return
+            except Unavailable:
+                return  # no daemon to tell
+            except IntermodalError:
+                sleep_blocking(RETRY)
 
 
 def _left(deadline: float | None) -> float | None:
