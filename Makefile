@@ -42,7 +42,7 @@ soak: venv system ## long fuzz and random histories; prints its seed
 	$(BIN)/pytest -n $(WORKERS) -m soak --durations=20
 
 demo: venv system ## one image under every backend that works here
-	@$(BIN)/python -m bench.demo
+	@$(BIN)/python -m examples.demo
 
 bench: venv system ## this daemon beside Debian's containerd, interleaved
 	@$(BIN)/python -m bench
