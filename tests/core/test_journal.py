@@ -170,6 +170,14 @@ def test_segment_that_was_never_begun(tmp_path: Path) -> None:
     assert [event.sequence for event in read(journal)] == [1, 2, 3, 4, 5, 6]
 
 
+def test_name_alone_carries_the_numbering_on(tmp_path: Path) -> None:
+    (tmp_path / f"{60:020d}.events").touch()
+    for _ in range(2):
+        journal = make(tmp_path)
+        assert (journal.oldest, journal.next) == (60, 60)
+        journal.close()
+
+
 def test_damage_in_the_middle_is_data_loss(tmp_path: Path) -> None:
     journal = make(tmp_path, max_bytes=64_000)
     for _ in range(100):

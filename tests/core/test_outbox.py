@@ -1,6 +1,8 @@
 """The outbox on a real database: an event is told if and only if its transaction committed, whenever the daemon dies."""
 
 import asyncio
+import errno
+import os
 import random
 import signal
 import subprocess
@@ -10,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import pytest
 from intermodal_core.contracts.metadata import Table, Transaction
 from intermodal_core.events import Event, EventBus
 from intermodal_core.outbox import Outbox
@@ -104,6 +107,7 @@ def test_many_at_once_in_the_order_of_commits(tmp_path: Path) -> None:
 
         await asyncio.gather(*(one(f"{n}") for n in range(300)))
         assert [event.data.decode() for event in await house.told()] == order
+        assert house.bus.statistics()["duplicates"] == 0
         await house.close()
 
     run(main)
@@ -152,6 +156,25 @@ def test_rows_that_could_not_be_removed(tmp_path: Path) -> None:
         await house.outbox.recover()
         assert [event.data for event in await house.told()] == [b"a"]
         assert await house.rows() == 0
+        await house.close()
+
+    run(main)
+
+
+def test_rows_stay_until_the_journal_is_on_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(fd: int) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    async def main() -> None:
+        house = House(tmp_path)
+        await house.add("a")
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "fsync", fail)
+            await house.outbox.recover()
+        assert await house.rows() == 1
+        await house.outbox.recover()
+        assert await house.rows() == 0
+        assert [event.data for event in await house.told()] == [b"a"]
         await house.close()
 
     run(main)
