@@ -166,23 +166,32 @@ def test_with_a_terminal(stock: PrivateDaemon) -> None:
     command += ["run", "--rm", "--tty", IMAGE, "c", "sh"]
     process = subprocess.Popen(command, stdin=slave, stdout=slave, stderr=slave, start_new_session=True)
     os.close(slave)
+    seen = b""
+
+    def read(seconds: float) -> bool:
+        nonlocal seen
+        if not select.select([master], [], [], seconds)[0]:
+            return False
+        try:
+            seen += os.read(master, 4096)
+        except OSError:  # ctr has closed the terminal
+            return False
+        return True
+
     try:
-        seen = b""
-        os.write(master, b"tty; stty size; echo $((6*7)); exit 9\n")
-        deadline = time.monotonic() + 20
-        while time.monotonic() < deadline:
-            if select.select([master], [], [], 0.05)[0]:
-                try:
-                    seen += os.read(master, 4096)
-                except OSError:
-                    break  # ctr has closed the terminal
-            elif process.poll() is not None:
+        for _ in range(100):  # ctr tells the size once the shell runs
+            os.write(master, b"stty size\n")
+            while read(0.2):
+                pass
+            if b"\n40 100\r" in seen:
                 break
+        os.write(master, b"tty; echo $((6*7)); exit 9\n")
+        while process.poll() is None or read(0.1):
+            read(0.1)
         assert process.wait(20) == 9
-        words = seen.split()
-        assert b"/dev/pts/0" in words
-        assert b"40 100" in seen
-        assert b"42" in words
+        assert b"\n40 100\r" in seen
+        assert b"\n/dev/pts/0\r" in seen
+        assert b"\n42\r" in seen
     finally:
         os.close(master)
         if process.poll() is None:
