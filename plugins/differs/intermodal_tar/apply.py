@@ -24,7 +24,7 @@ from intermodal_core.errors import IntermodalError, InvalidArgument, PermissionD
 
 from intermodal_tar.copying import copy_up, remove, set_xattrs
 from intermodal_tar.tarstream import Entry, TarReader, printable
-from intermodal_tar.tree import OPEN_DIRECTORY, Directory, Tree, is_whiteout, join, lower_status
+from intermodal_tar.tree import OPEN_DIRECTORY, Directory, InTheWay, Tree, is_whiteout, join, lower_status
 
 __all__ = ["apply_layer"]
 
@@ -105,10 +105,10 @@ class _Applier:
                 if not name:
                     self._list_root(entry)
                     continue
-                directory = open_directories.get(parent) or self._parent(parent)
                 if name[:4] == _WHITEOUT:
-                    self._whiteout(directory, name)
+                    self._whiteout(parent, name)
                     continue
+                directory = open_directories.get(parent) or self._parent(parent)
                 if entry.kind == b"0":
                     regular(entry, directory, name, parent)
                 else:
@@ -309,13 +309,19 @@ class _Applier:
             self._tree.forget()
         return self._parent(parent)
 
-    def _whiteout(self, directory: Directory, name: bytes) -> None:
+    def _whiteout(self, parent: bytes, name: bytes) -> None:
+        hidden = name[len(_WHITEOUT) :]
+        if hidden in _NO_NAMES:
+            raise InvalidArgument(f"The layer has the whiteout {printable(name)}, which names nothing")
+        if name.startswith(_AUFS) and name != _OPAQUE:
+            return
+        try:
+            directory = self._parent(parent)
+        except InTheWay:
+            return  # umoci lists what was below a directory that became a file
         if name == _OPAQUE:
             self._hide_all(directory)
-        elif not name.startswith(_AUFS):
-            hidden = name[len(_WHITEOUT) :]
-            if hidden in _NO_NAMES:
-                raise InvalidArgument(f"The layer has the whiteout {printable(name)}, which names nothing")
+        else:
             self._hide(directory, hidden)
 
     def _hide(self, directory: Directory, name: bytes) -> None:

@@ -20,7 +20,7 @@ from intermodal_core.errors import InvalidArgument, ResourceExhausted
 
 from intermodal_tar.tarstream import printable
 
-__all__ = ["OPEN_DIRECTORY", "Directory", "Tree", "copy_xattrs", "is_whiteout", "join", "lower_status"]
+__all__ = ["OPEN_DIRECTORY", "Directory", "InTheWay", "Tree", "copy_xattrs", "is_whiteout", "join", "lower_status"]
 
 OPEN_DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _MAX_LINKS: Final = 40  # as Linux has it
@@ -28,6 +28,10 @@ _MAX_OPEN: Final = 400
 _MAX_PATH: Final = 4095
 _DEFAULT_ACL: Final = "system.posix_acl_default"
 _NO_XATTR: Final = (errno.ENODATA, errno.EOPNOTSUPP)
+
+
+class InTheWay(InvalidArgument):
+    """A part of a name is no directory."""
 
 
 class Directory:
@@ -75,8 +79,8 @@ class Tree:
     def directory(self, name: bytes, keep: bool = False) -> Directory:
         """The directory `name`, following links inside of the tree, made where there is none.
 
-        What was returned is good until the next call without `keep`. Raises InvalidArgument where a file is in the way
-        or links go in circles, ResourceExhausted where it is too deep.
+        What was returned is good until the next call without `keep`. Raises InTheWay where a file is,
+        InvalidArgument where links go in circles, ResourceExhausted where it is too deep.
         """
         found = self.open.get(name)
         if found is None:
@@ -233,8 +237,8 @@ class Tree:
         return False
 
     @staticmethod
-    def _in_the_way(path: bytes) -> InvalidArgument:
-        return InvalidArgument(f"The layer writes below {printable(path)}, which is no directory")
+    def _in_the_way(path: bytes) -> InTheWay:
+        return InTheWay(f"The layer writes below {printable(path)}, which is no directory")
 
 
 def join(directory: bytes, name: bytes) -> bytes:
