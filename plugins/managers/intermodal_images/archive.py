@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import os
+import select
 import tarfile
 import zlib
 from collections.abc import Callable
@@ -16,11 +17,13 @@ from typing import IO, Any, cast
 from intermodal_core.errors import InvalidArgument
 from intermodal_oci.references import validate_digest
 
-from intermodal_images.blobs import Blobs
+from intermodal_images.blobs import Blobs, Cancelled
 
 __all__ = ["Archive", "read_archive"]
 
 _CHUNK = 1 << 20
+#: Milliseconds after which a reader that waits looks whether it is still wanted.
+_PATIENCE = 200
 _DOCUMENTS = ("index.json", "oci-layout", "manifest.json", "repositories")
 _DOCUMENT_LIMIT = 8 << 20
 
@@ -43,11 +46,12 @@ class Archive:
 def read_archive(fd: int, blobs: Blobs, progress: Callable[[int], None]) -> Archive:
     """Read the archive to its end, on a thread; `progress(bytes read)` is called now and then.
 
-    Raises InvalidArgument when it is no tar, is truncated, or a blob's bytes are not what its path says.
+    Raises InvalidArgument when it is no tar, is truncated, or a blob's bytes are not what its path says; Cancelled soon
+    after `blobs.stopped` is set, also while nothing comes.
     """
     archive = Archive()
     links: dict[str, str] = {}
-    source = _Source(fd, progress)
+    source = _Source(fd, progress, blobs)
     try:
         with tarfile.open(fileobj=_decompressed(source), mode="r|", bufsize=_CHUNK) as tar:
             for member in tar:
@@ -99,15 +103,19 @@ def _take(archive: Archive, path: str, size: int, content: IO[bytes], blobs: Blo
 class _Source(io.RawIOBase):
     """The descriptor as a file, counted."""
 
-    def __init__(self, fd: int, progress: Callable[[int], None]) -> None:
+    def __init__(self, fd: int, progress: Callable[[int], None], blobs: Blobs) -> None:
         self._fd = fd
         self._progress = progress
+        self._blobs = blobs
+        self._poll = select.poll()
+        self._poll.register(fd, select.POLLIN)
         self.count = 0
 
     def readable(self) -> bool:
         return True
 
     def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
+        self._wait()
         count = os.readv(self._fd, [buffer])
         self.count += count
         self._progress(self.count)
@@ -115,8 +123,17 @@ class _Source(io.RawIOBase):
 
     def drain(self) -> None:
         """Read what follows the end of the archive, so that whoever writes it is not cut off."""
+        self._wait()
         while os.read(self._fd, _CHUNK):
-            pass
+            self._wait()
+
+    def _wait(self) -> None:
+        """Return when a read would not wait."""
+        ready = False
+        while not ready:
+            ready = bool(self._poll.poll(_PATIENCE))
+            if self._blobs.stopped:
+                raise Cancelled
 
 
 def _decompressed(source: _Source) -> IO[bytes]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import secrets
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
@@ -61,12 +62,10 @@ class Blobs:
         await self._store.content.append(self._scope, ref, data)
 
     async def commit(self, ref: str, size: int, expected: str) -> str:
-        """Make the blob; returns its digest."""
+        """Make the blob, or find that it is there; returns its digest."""
         try:
             info = await self._store.content.commit(self._scope, ref, size, expected)
         except AlreadyExists:
-            if not expected:
-                raise
             self._open.discard(ref)
             return expected
         self._open.discard(ref)
@@ -105,16 +104,20 @@ class Writer:
         self._blobs = blobs
         self._ref = ref
         self._expected = expected
+        self._hash = None if expected else hashlib.sha256()
         self._size = 0
         self.known = blobs.call(lambda: blobs.begin(ref, total, expected))
 
     def write(self, data: bytes) -> int:
         """Append; a file's write as far as tarfile and compressors need it."""
         self._blobs.call(lambda: self._blobs.append(self._ref, data))
+        if self._hash is not None:
+            self._hash.update(data)
         self._size += len(data)
         return len(data)
 
     def commit(self) -> tuple[str, int]:
         """Digest and size of the finished blob."""
         size = self._size
-        return self._blobs.call(lambda: self._blobs.commit(self._ref, size, self._expected)), size
+        expected = self._expected if self._hash is None else f"sha256:{self._hash.hexdigest()}"
+        return self._blobs.call(lambda: self._blobs.commit(self._ref, size, expected)), size

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
@@ -26,7 +27,7 @@ from intermodal_oci.model import (
     encode,
 )
 
-from intermodal_images.archive import read_archive
+from intermodal_images.archive import Archive, read_archive
 from intermodal_images.blobs import Blobs
 from intermodal_images.importing import check_whole, images_of
 from intermodal_images.rootfs import pack
@@ -67,7 +68,7 @@ class ImagesManager:
                 loop.call_soon_threadsafe(report, Progress("read", "archive", count))
 
         try:
-            held = await _on_thread(blobs, lambda: read_archive(archive, blobs, read))
+            held = await _on_thread(blobs, _reading(archive, blobs, read))
             found = await images_of(held, blobs, tree, names)
             needed: set[str] = set()
             for _, target in found:
@@ -150,6 +151,19 @@ class ImagesManager:
         image = await self.resolve(scope, reference)
         await self._store.images.delete(scope, image.name)
         return image
+
+
+def _reading(archive: int, blobs: Blobs, progress: Callable[[int], None]) -> Callable[[], Archive]:
+    """`read_archive` on a descriptor of its own: the caller's may be closed before the thread has noticed."""
+    own = os.dup(archive)
+
+    def read() -> Archive:
+        try:
+            return read_archive(own, blobs, progress)
+        finally:
+            os.close(own)
+
+    return read
 
 
 async def _on_thread(blobs: Blobs, work: Callable[[], T]) -> T:
