@@ -90,7 +90,7 @@ class _Applier:
     def run(self) -> None:
         files = size = 0
         limits = self._limits
-        written = self._tree.written
+        tracked = self._overlay or self._tree.written is not None
         open_directories = self._tree.open
         regular = self._regular
         for entry in self._reader:
@@ -109,14 +109,13 @@ class _Applier:
                     self._whiteout(parent, name)
                     continue
                 directory = open_directories.get(parent) or self._parent(parent)
+                path = join(directory.path, name) if tracked else b""
                 if entry.kind == b"0":
-                    regular(entry, directory, name, parent)
+                    regular(entry, directory, name)
                 else:
-                    self._write[entry.kind](entry, directory, name, parent)
-                if written is not None:
-                    written.add(join(self._tree.directory(parent).path, name))
-                elif self._copied:
-                    self._copied.discard(join(self._tree.directory(parent).path, name))
+                    self._write[entry.kind](entry, directory, name)
+                if tracked:
+                    self._track(path)
             except OSError as error:
                 raise _translated(error, entry) from error
             except _Skipped:
@@ -144,12 +143,12 @@ class _Applier:
             raise InvalidArgument(f"The layer has an entry below the whiteout {printable(name)}")
         return self._tree.directory(name, keep)
 
-    def _regular(self, entry: Entry, directory: Directory, name: bytes, parent: bytes) -> None:
+    def _regular(self, entry: Entry, directory: Directory, name: bytes) -> None:
         mode = entry.mode
         try:
             fd = os.open(name, _CREATE, mode, dir_fd=directory.fd)
         except FileExistsError:
-            directory = self._clear(directory, name, parent)
+            directory = self._clear(directory, name)
             fd = os.open(name, _CREATE, mode, dir_fd=directory.fd)
         try:
             piece = self._reader.piece
@@ -183,7 +182,7 @@ class _Applier:
                 data = data[done:]
         os.ftruncate(fd, entry.size)
 
-    def _make_directory(self, entry: Entry, directory: Directory, name: bytes, parent: bytes) -> None:
+    def _make_directory(self, entry: Entry, directory: Directory, name: bytes) -> None:
         path = join(directory.path, name)
         made = True
         try:
@@ -192,7 +191,7 @@ class _Applier:
             if stat.S_ISDIR(os.stat(name, dir_fd=directory.fd, follow_symlinks=False).st_mode):
                 made = False
             else:
-                directory = self._clear(directory, name, parent)
+                directory = self._clear(directory, name)
                 os.mkdir(name, entry.mode & 0o777, dir_fd=directory.fd)
                 below = lower_status(directory, name)
                 if below is not None and stat.S_ISDIR(below.st_mode):
@@ -227,17 +226,17 @@ class _Applier:
         set_xattrs(fd, xattrs)
         self._tree.set_times(path, os.fstat(fd).st_ino, entry.mtime)
 
-    def _symbolic_link(self, entry: Entry, directory: Directory, name: bytes, parent: bytes) -> None:
+    def _symbolic_link(self, entry: Entry, directory: Directory, name: bytes) -> None:
         try:
             os.symlink(entry.link, name, dir_fd=directory.fd)
         except FileExistsError:
-            directory = self._clear(directory, name, parent)
+            directory = self._clear(directory, name)
             os.symlink(entry.link, name, dir_fd=directory.fd)
         if entry.uid or entry.gid or not directory.plain:
             os.chown(name, entry.uid, entry.gid, dir_fd=directory.fd, follow_symlinks=False)
         self._finish_node(entry, directory, name)
 
-    def _node(self, entry: Entry, directory: Directory, name: bytes, parent: bytes) -> None:
+    def _node(self, entry: Entry, directory: Directory, name: bytes) -> None:
         device = 0
         if entry.kind != b"6":
             if entry.kind == b"3" and not entry.major and not entry.minor:
@@ -255,7 +254,7 @@ class _Applier:
         try:
             os.mknod(name, mode, device, dir_fd=directory.fd)
         except FileExistsError:
-            directory = self._clear(directory, name, parent)
+            directory = self._clear(directory, name)
             os.mknod(name, mode, device, dir_fd=directory.fd)
         if entry.uid or entry.gid or not directory.plain or entry.mode & _SPECIAL_BITS:
             os.chown(name, entry.uid, entry.gid, dir_fd=directory.fd, follow_symlinks=False)
@@ -269,7 +268,7 @@ class _Applier:
             set_xattrs(name, entry.xattrs)
         os.utime(name, ns=(entry.mtime, entry.mtime), dir_fd=directory.fd, follow_symlinks=False)
 
-    def _hard_link(self, entry: Entry, directory: Directory, name: bytes, parent: bytes) -> None:
+    def _hard_link(self, entry: Entry, directory: Directory, name: bytes) -> None:
         target_parent, target = self._clean(entry.link)
         source = self._parent(target_parent, keep=True)
         status: os.stat_result | None
@@ -294,20 +293,33 @@ class _Applier:
             present = os.stat(name, dir_fd=directory.fd, follow_symlinks=False)
             if (present.st_dev, present.st_ino) == (status.st_dev, status.st_ino):
                 return
-            self._clear(directory, name, parent)
-            directory = self._parent(parent, keep=True)
-            source = self._parent(target_parent, keep=True)
+            where = source.path
+            directory = self._clear(directory, name)
+            source = self._tree.directory(where, keep=True)
             os.link(target, name, src_dir_fd=source.fd, dst_dir_fd=directory.fd, follow_symlinks=False)
 
-    def _clear(self, directory: Directory, name: bytes, parent: bytes) -> Directory:
+    def _clear(self, directory: Directory, name: bytes) -> Directory:
         """Remove what an entry replaces; the directory, which may have been opened again."""
         path = join(directory.path, name)
         removed_tree = remove(directory.fd, name)
         if removed_tree:
             self._copied = {copied for copied in self._copied if not copied.startswith(path + b"/")}
         if removed_tree or path in self._tree.followed:
+            where = directory.path
             self._tree.forget()
-        return self._parent(parent)
+            return self._tree.directory(where)
+        return directory
+
+    def _track(self, path: bytes) -> None:
+        """The layer has written `path`."""
+        tree = self._tree
+        if tree.written is not None:
+            tree.written.add(path)
+        self._copied.discard(path)
+        if path in tree.followed:
+            # A link of below that names went through is hidden now.
+            tree.followed.remove(path)
+            tree.forget()
 
     def _whiteout(self, parent: bytes, name: bytes) -> None:
         hidden = name[len(_WHITEOUT) :]

@@ -196,6 +196,7 @@ class Tree:
             lower = _open_lower(parent.lower, name)
             if lower < 0 and (status := lower_status(parent, name)):
                 if stat.S_ISLNK(status.st_mode):
+                    self.followed.add(path)
                     return os.readlink(name, dir_fd=parent.lower)
                 raise self._in_the_way(path)
         os.mkdir(name, 0o755, dir_fd=parent.fd)

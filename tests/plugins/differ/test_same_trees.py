@@ -181,6 +181,24 @@ def test_what_was_linked_to_below_is_hidden_all_the_same(lab: Any) -> None:
     assert sorted(upper) == [b"", b"1", b"2", b"d", b"d/e", b"g"]
 
 
+def test_a_link_below_is_replaced_after_names_went_through_it(lab: Any) -> None:
+    base = lab.tar(
+        lab.entry("b", tarfile.SYMTYPE, linkname="/far/away"),
+        lab.entry("self", tarfile.SYMTYPE, linkname="."),
+        lab.entry("x", data=b"x"),
+    )
+    layer = lab.tar(
+        lab.entry("c", tarfile.SYMTYPE, linkname="b"),
+        lab.entry("c/1"),
+        lab.entry("b", tarfile.DIRTYPE),
+        lab.entry("c/2"),
+        lab.entry("self/self", data=b"a file now"),
+    )
+    upper, merged, native = three_ways(lab, base, layer)
+    assert upper == merged == native
+    assert sorted(upper) == [b"", b"b", b"b/2", b"c", b"far", b"far/away", b"far/away/1", b"self", b"x"]
+
+
 def test_an_opaque_root(lab: Any) -> None:
     base = lab.tar(lab.entry("a/1", data=b"x"), lab.entry("b", data=b"y"), lab.entry("c/2", data=b"z"))
     layer = lab.tar(lab.entry("a/new", data=b"n"), lab.entry(".wh..wh..opq"), lab.entry("c/new", data=b"m"))
