@@ -212,8 +212,8 @@ class EventBus:
             self._recent = recent
         return self._recent
 
-    def _fields(self, event: Event) -> Mapping[str, Any]:
-        """The decoded fields, decoded once for all subscribers that come by soon."""
+    def fields(self, event: Event) -> Mapping[str, Any]:
+        """An event's fields, decoded once for all who ask soon; none where no decoder is registered or it fails."""
         fields = self._decoded.get(event.sequence)
         if fields is None:
             fields = {}
@@ -348,7 +348,7 @@ class Subscription:
                 value = event.namespace if path[0] == "namespace" else event.topic
                 return value, bool(value)
             if path[0] == "event" and len(path) > 1:
-                return resolver_of(self._bus._fields(event))(path[1:])
+                return resolver_of(self._bus.fields(event))(path[1:])
             return "", False
 
         return self._predicate(resolve)

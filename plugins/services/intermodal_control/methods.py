@@ -196,8 +196,6 @@ class Methods:
         ]
 
     async def _subscribe(self, call: Call) -> None:
-        from intermodal_control.decoding import decoded
-
         params = call.params(Subscribe)
         async with self._events.subscribe(list(params.filters), since=params.since) as subscription:
             await call.event({"subscribed": True})
@@ -210,7 +208,7 @@ class Methods:
                             "namespace": event.namespace,
                             "topic": event.topic,
                             "type": event.type_url,
-                            "fields": decoded(event.type_url, event.data),
+                            "fields": dict(self._events.fields(event)),
                         }
                     )
 
