@@ -25,6 +25,7 @@ from intermodal_core.errors import IntermodalError, InvalidArgument, PermissionD
 from intermodal_tar.copying import copy_up, remove, set_xattrs
 from intermodal_tar.tarstream import Entry, TarReader, printable
 from intermodal_tar.tree import OPEN_DIRECTORY, Directory, InTheWay, Tree, is_whiteout, join, lower_status
+from intermodal_tar.whiteouts import Whiteouts
 
 __all__ = ["apply_layer"]
 
@@ -75,9 +76,7 @@ class _Applier:
         self._devices = devices
         self._overlay = overlay
         self._root_listed = False
-        self._wrote_whiteouts = False
-        #: Files that were copied up to be linked to: of the upper directory, but not of this layer.
-        self._copied: set[bytes] = set()
+        self._whiteouts = Whiteouts(tree, overlay)
         self._write = {
             b"1": self._hard_link,
             b"2": self._symbolic_link,
@@ -241,7 +240,7 @@ class _Applier:
         if entry.kind != b"6":
             if entry.kind == b"3" and not entry.major and not entry.minor:
                 # To overlayfs this is a whiteout, so it is one on every tree.
-                self._hide(directory, name)
+                self._whiteouts.hide(directory, name)
                 raise _Skipped
             if not self._devices:
                 raise PermissionDenied(
@@ -280,7 +279,7 @@ class _Applier:
             status = lower_status(source, target)
             if status is not None and not stat.S_ISDIR(status.st_mode):
                 copy_up(source, target, status)
-                self._copied.add(join(source.path, target))
+                self._whiteouts.copied.add(join(source.path, target))
                 status = os.stat(target, dir_fd=source.fd, follow_symlinks=False)
         if status is None or stat.S_ISDIR(status.st_mode):
             what = "a directory" if status else "not there"
@@ -303,7 +302,7 @@ class _Applier:
         path = join(directory.path, name)
         removed_tree = remove(directory.fd, name)
         if removed_tree:
-            self._copied = {copied for copied in self._copied if not copied.startswith(path + b"/")}
+            self._whiteouts.removed(path)
         if removed_tree or path in self._tree.followed:
             where = directory.path
             self._tree.forget()
@@ -315,7 +314,7 @@ class _Applier:
         tree = self._tree
         if tree.written is not None:
             tree.written.add(path)
-        self._copied.discard(path)
+        self._whiteouts.copied.discard(path)
         if path in tree.followed:
             # A link of below that names went through is hidden now.
             tree.followed.remove(path)
@@ -332,96 +331,9 @@ class _Applier:
         except InTheWay:
             return  # umoci lists what was below a directory that became a file
         if name == _OPAQUE:
-            self._hide_all(directory)
+            self._whiteouts.hide_all(directory)
         else:
-            self._hide(directory, hidden)
-
-    def _hide(self, directory: Directory, name: bytes) -> None:
-        path = join(directory.path, name)
-        written = self._tree.written
-        if self._overlay:
-            below = lower_status(directory, name)
-            if below is None:
-                return
-            try:
-                status = os.stat(name, dir_fd=directory.fd, follow_symlinks=False)
-            except FileNotFoundError:
-                self._write_whiteout(directory, name)
-                return
-            if path in self._copied:
-                self._copied.remove(path)
-                os.unlink(name, dir_fd=directory.fd)
-                self._write_whiteout(directory, name)
-            elif stat.S_ISDIR(status.st_mode) and stat.S_ISDIR(below.st_mode):
-                self._make_opaque(path)
-        elif written is not None:
-            if path in written:
-                self._prune(path)
-            else:
-                try:
-                    remove(directory.fd, name)
-                except FileNotFoundError:
-                    return
-            self._tree.forget()
-
-    def _write_whiteout(self, directory: Directory, name: bytes) -> None:
-        os.mknod(name, stat.S_IFCHR, 0, dir_fd=directory.fd)
-        self._wrote_whiteouts = True
-
-    def _hide_all(self, directory: Directory) -> None:
-        if self._overlay:
-            if directory.path:
-                if directory.lower >= 0:
-                    self._make_opaque(directory.path)
-                return
-            # Overlayfs does not look for the mark on the root.
-            for name in os.listdir(directory.lower):
-                self._hide(self._tree.root, os.fsencode(name))
-        elif self._tree.written is not None:
-            self._prune(directory.path)
-            self._tree.forget()
-
-    def _make_opaque(self, path: bytes) -> None:
-        """Hide what is below the directory at `path`.
-
-        Whiteouts in it are dropped, since overlayfs would list them as files now; so is what was copied up.
-        """
-        pending = [path] if self._wrote_whiteouts or self._copied else []
-        while pending:
-            inside = pending.pop()
-            fd = os.open(inside, OPEN_DIRECTORY, dir_fd=self._tree.root.fd)
-            try:
-                with os.scandir(fd) as entries:
-                    for child in entries:
-                        below = join(inside, os.fsencode(child.name))
-                        if child.is_dir(follow_symlinks=False):
-                            pending.append(below)
-                        elif below in self._copied or is_whiteout(child.stat(follow_symlinks=False)):
-                            os.unlink(child.name, dir_fd=fd)
-            finally:
-                os.close(fd)
-        self._tree.make_opaque(path)
-
-    def _prune(self, path: bytes) -> None:
-        """Remove what is below the directory at `path` but for what this layer wrote; nothing, where it is no directory."""
-        written = self._tree.written or set()
-        pending = [path]
-        while pending:
-            path = pending.pop()
-            try:
-                fd = os.open(path or b".", OPEN_DIRECTORY, dir_fd=self._tree.root.fd)
-            except NotADirectoryError:
-                continue
-            try:
-                for child in os.listdir(fd):
-                    name = os.fsencode(child)
-                    below = join(path, name)
-                    if below in written:
-                        pending.append(below)
-                    else:
-                        remove(fd, name)
-            finally:
-                os.close(fd)
+            self._whiteouts.hide(directory, hidden)
 
     def _over_limit(self, entry: Entry, files: int) -> ResourceExhausted:
         limits = self._limits
