@@ -53,7 +53,6 @@ class _Create(msgspec.Struct):
     runtime: str
     bundle: str
     request: TaskCreate
-    pid: int = 0
 
 
 class Tasks:
@@ -69,6 +68,7 @@ class Tasks:
         self._bus = bus
         self._bundles = bundles
         self._tasks: dict[tuple[str, str], Task] = {}
+        self._pids: dict[tuple[str, str], int] = {}  # of tasks that are being created
         self._adopting: dict[tuple[str, str], asyncio.Task[None]] = {}
         self._background: set[asyncio.Task[None]] = set()
         self._busy: AbstractContextManager[None] | None = None
@@ -101,7 +101,7 @@ class Tasks:
         runtime = await self._registry.require("runtimes", state.runtime)
 
         def record(tx: Transaction) -> TaskRow:
-            row = TaskRow(*key, state.runtime, bundle, state.pid, time.time_ns(), request.stdio)
+            row = TaskRow(*key, state.runtime, bundle, self._pids.pop(key), time.time_ns(), request.stdio)
             tx.put(TASKS, row)
             self._store.emit(tx, scope.namespace, "/tasks/create", _created(row, request.rootfs))
             return row
@@ -132,7 +132,8 @@ class Tasks:
         runtime = await self._registry.require("runtimes", state.runtime)
         request = state.request
         options = request.options
-        state.pid = await runtime.create(
+        # Not into the state: undo does not need it, and a changed state is written again.
+        self._pids[state.namespace, state.id] = await runtime.create(
             TaskRef(state.namespace, state.id),
             CreateTask(
                 state.bundle,
@@ -144,6 +145,7 @@ class Tasks:
         )
 
     async def _clean_in_runtime(self, state: _Create) -> None:
+        self._pids.pop((state.namespace, state.id), None)
         runtime = await self._registry.require("runtimes", state.runtime)
         await runtime.cleanup(TaskRef(state.namespace, state.id), state.bundle)
 
