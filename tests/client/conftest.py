@@ -2,17 +2,27 @@
 
 import secrets
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import pytest
 from intermodal import Client, FailedPrecondition, NotFound
 
 from tests.harness.containerd import containerd
+from tests.harness.daemon import PrivateDaemon
 from tests.harness.images import Built
+
+
+@contextmanager
+def intermodald() -> Iterator[str]:
+    """The address of our own daemon, for the block."""
+    with PrivateDaemon() as daemon:
+        yield daemon.address
+
 
 DAEMONS: dict[str, Callable[[], AbstractContextManager[str]]] = {
     "containerd": containerd,
+    "intermodald": intermodald,
 }
 
 
@@ -59,6 +69,8 @@ def in_another_namespace(ready: Client) -> Iterator[Client]:
 
 
 def _remove_cgroups(namespace: str) -> None:
-    """The runtime removes a container's cgroup but not the namespace's that it was in."""
-    for directory in Path("/sys/fs/cgroup").glob(f"**/{namespace}"):
-        directory.rmdir()
+    """The runtime removes a container's cgroup but not the namespace's that it was in. One with a container fails here."""
+    top = Path("/sys/fs/cgroup")
+    for parent in (top, *top.iterdir()):
+        if (parent / namespace).is_dir():
+            (parent / namespace).rmdir()

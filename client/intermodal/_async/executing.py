@@ -85,12 +85,13 @@ class AsyncExec:
             terminal=tty,
             spec=as_any("Process", spec),
         )
+        process = AsyncProcess(channel, self._container_id, exec_id, stdio)
         try:
             await channel.call(_api.TASK_EXEC, request)
         except BaseException:
-            stdio.close()
+            await process.close()  # a call that was given up may have come about
             raise
-        return AsyncProcess(channel, self._container_id, exec_id, stdio)
+        return process
 
     async def _process_spec(
         self,

@@ -86,12 +86,13 @@ class Exec:
             terminal=tty,
             spec=as_any("Process", spec),
         )
+        process = Process(channel, self._container_id, exec_id, stdio)
         try:
             channel.call(_api.TASK_EXEC, request)
         except BaseException:
-            stdio.close()
+            process.close()  # a call that was given up may have come about
             raise
-        return Process(channel, self._container_id, exec_id, stdio)
+        return process
 
     def _process_spec(
         self,
