@@ -451,6 +451,34 @@ class TestSpawn:
             assert child.wait(10) == 0
         assert lines == ["a", "0", "1", "2", "3", "4", "5", "9"]  # 5 is ls's own
 
+    def test_descriptors_whatever_their_numbers(self, spawner: Spawner, tmp_path: Path) -> None:
+        """Targets that are the numbers of sources still to come, in the spawner, by any order."""
+        numbers = range(3, 40)
+        files = {number: (tmp_path / f"{number}").open("w+") for number in numbers}
+        try:
+            for number, file in files.items():
+                file.write(f"{number} ")
+                file.flush()
+            for order in (list(numbers), list(reversed(numbers))):
+                fds = {number: files[number].fileno() for number in order}
+                reading, writing = os.pipe()
+                words = " ".join(f"/proc/self/fd/{number}" for number in numbers)
+                with (
+                    open(reading) as output,
+                    spawner.spawn(["sh", "-c", f"cat {words}"], fds={**fds, 1: writing}) as child,
+                ):
+                    os.close(writing)
+                    assert output.read().split() == [f"{number}" for number in numbers]
+                    assert child.wait(10) == 0
+        finally:
+            for file in files.values():
+                file.close()
+
+    def test_what_a_module_opened_is_not_inherited(self, spawner: Spawner, modules: Path) -> None:
+        (modules / "im_opens.py").write_text("import os\nos.set_inheritable(os.open('/', os.O_RDONLY), True)\n")
+        spawner.preload("im_opens")
+        assert spawner.run(["ls", "/proc/self/fd"]).stdout.split() == [b"0", b"1", b"2", b"3"]
+
     def test_broken_pipe_ends_a_command(self, spawner: Spawner) -> None:
         assert spawner.run(["sh", "-c", "trap '' 0; yes | head -1; kill -PIPE $$"]).exit == -signal.SIGPIPE
 
