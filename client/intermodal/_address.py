@@ -1,6 +1,7 @@
 """Where the daemon listens and which namespace is meant, from the environment."""
 
 import os
+import socket
 from collections.abc import Mapping
 from typing import Final
 
@@ -28,3 +29,16 @@ def socket_path(address: str) -> str:
             f"The address {address[:200]!r} is no unix socket; give its path, such as {DEFAULT_ADDRESS}"
         )
     return os.path.abspath(path)
+
+
+def is_listening(path: str) -> bool:
+    """Whether somebody takes connections on the unix socket at `path`, now."""
+    with socket.socket(socket.AF_UNIX) as probe:
+        probe.setblocking(False)
+        try:
+            probe.connect(path)
+        except BlockingIOError:
+            return True  # its queue is full: somebody listens
+        except OSError:
+            return False
+    return True

@@ -5,10 +5,15 @@ from typing import Any
 from intermodal_core.errors import Cancelled, DeadlineExceeded, IntermodalError, Unavailable, by_code
 
 
+def never_sent(error: Any) -> bool:
+    """Whether a call (`grpc.RpcError`) failed for want of a connection, so that it can be made again whatever it does."""
+    return int(error.code().value[0]) == Unavailable.code and "failed to connect" in str(error.details())
+
+
 def from_rpc(error: Any, address: str) -> IntermodalError:
     """The exception for a failed call (`grpc.RpcError`); one that never reached a daemon says so."""
     code, details = int(error.code().value[0]), str(error.details() or error.code().name)
-    if code == Unavailable.code and "connect" in details:
+    if never_sent(error):
         return Unavailable(
             f"No daemon answers at {address}; start it, or give its socket in INTERMODAL_ADDRESS ({details})"
         )

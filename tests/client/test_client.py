@@ -11,6 +11,7 @@ from intermodal import AlreadyExists, Client, Event, InvalidArgument, NotFound, 
 from intermodal._address import address_from, namespace_from
 
 from tests.harness.containerd import Containerd
+from tests.harness.daemon import PrivateDaemon
 
 
 def test_environment() -> None:
@@ -37,6 +38,17 @@ def test_bad_addresses(tmp_path: Path) -> None:
         Client(namespace="a b")
     with Client(str(tmp_path / "none.sock")) as client, pytest.raises(Unavailable, match="INTERMODAL_ADDRESS"):
         client.ping()
+
+
+def test_a_daemon_that_comes_late_is_found_at_once(tmp_path: Path) -> None:
+    with Containerd() as daemon:
+        daemon.stop()
+        with Client(daemon.address, directory=str(tmp_path)) as client:
+            for _ in range(5):  # by now gRPC itself would pause between attempts
+                with pytest.raises(Unavailable):
+                    client.ping()
+            daemon.start()
+            assert client.ping() is True
 
 
 def test_version_and_plugins(client: Client) -> None:
@@ -134,6 +146,42 @@ def test_events_go_on_when_the_daemon_was_gone(tmp_path: Path) -> None:
             client.namespaces.delete(each.name)
         thread.join(20)
         assert not thread.is_alive()
+
+
+def test_events_are_replayed_where_the_daemon_keeps_them(daemon: PrivateDaemon, tmp_path: Path) -> None:
+    with Client(daemon.address, "default", directory=str(tmp_path)) as client:
+        seen: queue.Queue[Event] = queue.Queue()
+
+        def listen(since: int) -> None:
+            for event in client.events(['topic=="/namespaces/create"'], since=since, all_namespaces=True):
+                seen.put(event)
+                if event.namespace == "last":
+                    return
+
+        client.namespaces.create("first")
+        threading.Thread(target=listen, args=(0,), daemon=True).start()
+        for number in range(200):
+            client.namespaces.create(f"probe-{number}")
+            try:
+                start = seen.get(timeout=0.1)
+                break
+            except queue.Empty:
+                continue
+        assert start.sequence > 0
+        daemon.restart()
+        with Client(daemon.address, "default", directory=str(tmp_path)) as other:
+            for name in ("while-it-was-away", "last"):
+                other.namespaces.create(name)
+        after = [seen.get(timeout=20)]
+        while after[-1].namespace != "last":
+            after.append(seen.get(timeout=20))
+        assert [event.namespace for event in after][-2:] == ["while-it-was-away", "last"]
+        assert not any(event.gap for event in after)
+        # Whoever remembers a sequence gets what came after it, in order, also in another process.
+        listen(start.sequence)
+        replayed = [seen.get(timeout=1) for _ in range(seen.qsize())]
+        assert [event.sequence for event in replayed] == sorted({event.sequence for event in replayed})
+        assert [event.namespace for event in replayed][-2:] == ["while-it-was-away", "last"]
 
 
 def _made_until_seen(client: Client, seen: "queue.Queue[Event]") -> Event:

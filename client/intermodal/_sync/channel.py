@@ -10,9 +10,9 @@ import grpc
 from google.protobuf.message import Message
 from intermodal_oci.references import validate_identifier
 
-from intermodal._address import socket_path
+from intermodal._address import is_listening, socket_path
 from intermodal._api import Method
-from intermodal._errors import from_rpc
+from intermodal._errors import from_rpc, never_sent
 from intermodal._iodir import IoDirectory
 from intermodal._reactor import Reactor
 from intermodal._stdio import Stdio
@@ -28,6 +28,8 @@ _OPTIONS: Final = (
     ("grpc.max_receive_message_length", MAX_MESSAGE),
     ("grpc.max_send_message_length", MAX_MESSAGE),
     ("grpc.default_authority", "localhost"),
+    # A connection of its own: one that another client lost would hold this one up.
+    ("grpc.use_local_subchannel_pool", 1),
     # The daemon is on this machine: after a restart it is back in a moment.
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.min_reconnect_backoff_ms", 100),
@@ -89,8 +91,15 @@ class Channel:
         """One call. `timeout` in seconds, None for none; what it creates belongs to `lease`. Raises by meaning."""
         call = self._method(method, "unary_unary")
         limit = self.timeout if timeout == THE_CLIENTS else timeout
+        metadata = self._metadata(lease)
         try:
-            response: R = call(request, timeout=limit, metadata=self._metadata(lease))
+            try:
+                response: R = call(request, timeout=limit, metadata=metadata)
+            except grpc.RpcError as error:
+                if not (never_sent(error) and is_listening(self.address)):
+                    raise
+                # The daemon is back, and gRPC would still wait before it tries again.
+                response = call(request, timeout=limit, metadata=metadata, wait_for_ready=True)
         except grpc.RpcError as error:
             raise from_rpc(error, self.address) from None
         return response
