@@ -48,15 +48,19 @@ class Differ(Protocol):
         layer: int,
         descriptor: Descriptor,
         mounts: tuple[Mount, ...],
-        limits: ApplyLimits = ApplyLimits(),  # noqa: B008 - frozen
+        limits: ApplyLimits | None = None,
     ) -> Applied:
         """[D4] Unpack the layer that descriptor `layer` (a readable file or pipe, not closed) holds onto `mounts`.
 
         Reads to the end of the stream and reports digests of both forms; comparing them with what is expected is the
-        caller's. Overlay whiteouts: `.wh.NAME` removes NAME, `.wh..wh..opq` hides what is below (OCI image
-        specification, layer.md). When the mounts are one overlay, the layer is written in overlay form (character
+        caller's. `limits` default to those that the differ is configured with. Whiteouts: `.wh.NAME` removes NAME,
+        `.wh..wh..opq` hides what is below (OCI image specification, layer.md); neither ever hides an entry of the same
+        layer, wherever it stands. A directory that the layer only implies keeps the owner, mode, times and extended
+        attributes that it has below. When the mounts are one overlay, the layer is written in overlay form (character
         device 0:0, opaque xattr) where that is the same and faster.
 
         Raises Unimplemented for another media type, InvalidArgument for a malformed, truncated or escaping layer,
-        ResourceExhausted beyond `limits` or on a full disk, PermissionDenied for an entry that policy forbids.
+        ResourceExhausted beyond `limits` or on a full disk, PermissionDenied for an entry that policy forbids,
+        FailedPrecondition for read-only mounts, DeadlineExceeded and Cancelled as they are, Unavailable where the
+        worker was killed.
         """
