@@ -50,18 +50,18 @@ class Figure:
 
 def table(figures: Iterable[Figure]) -> str:
     """One line for each pair: median and spread (tenth to ninetieth percentile) of both, ratio, target."""
-    rows = [("", OURS, "", "beside", "", "ratio", "target", "")]
+    rows = [("", OURS, "", "beside", "", "", "ratio", "target", "")]
     for figure in figures:
         own = _cells(figure, OURS)
         head = f"{figure.what}, {figure.unit}"
         for name in [name for name in figure.samples if name != OURS] or [""]:
-            theirs = (f"{name} {_cells(figure, name)[0]}", _cells(figure, name)[1]) if name else ("", "")
+            theirs = (name, *_cells(figure, name)) if name else ("", "", "")
             ratio = f"{figure.ratio(name):.2f}" if name and OURS in figure.samples else ""
             target, verdict = _target(figure, name)
             rows.append((head, *own, *theirs, ratio, target, verdict))
             head, own = "", ("", "")
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    left = {0, 2, 4, 7}
+    left = {0, 2, 3, 5, 8}
     lines = (
         "  ".join(
             cell.ljust(width) if column in left else cell.rjust(width)
