@@ -18,6 +18,7 @@ import zstandard
 from intermodal_core.contracts.common import Mount
 from intermodal_core.contracts.differs import ApplyLimits, Differ
 from intermodal_core.errors import InvalidArgument, ResourceExhausted
+from intermodal_tar.differ import TarDiffer
 from intermodal_tar.plugin import Config, plugin
 
 OCI = "application/vnd.oci.image.layer.v1.tar"
@@ -292,6 +293,13 @@ os._exit(0)
         done.stdout.decode()
         == "wave was not loaded before the worker was sealed, and nothing can be loaded there; ['wave.py']"
     )
+
+
+def test_sync(lab: Any) -> None:
+    differ = TarDiffer(lab.spawner, lab.top / "scratch", sync=True)
+    top, mount = lab.directory()
+    lab.apply(lab.tar(lab.entry("a", data=b"kept")), [mount], differ=differ)
+    assert (top / "a").read_bytes() == b"kept"
 
 
 def test_the_plugin(lab: Any) -> None:

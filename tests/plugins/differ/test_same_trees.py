@@ -97,7 +97,7 @@ def test_random_layers(lab: Any, below: Any, above: Any) -> None:
 
 
 @pytest.mark.slow
-@settings(max_examples=800, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
 @given(below=layers(True), above=layers(False))
 def test_many_random_layers(lab: Any, below: Any, above: Any) -> None:
     check(lab, below, above)
