@@ -3,8 +3,7 @@
     def change(tx):
         tx.put(IMAGES, image)
         outbox.emit(tx, namespace, "/images/create", type_url, data)
-    await store.write(change)
-    await outbox.flush()
+    await outbox.write(change)
 
 A row is removed only once its event is on the journal's disk. After a crash `recover` publishes what is left, with the same
 ids, which the bus knows: at least once, and hardly ever twice.
@@ -17,18 +16,22 @@ import contextlib
 import itertools
 import logging
 import time
+from collections.abc import Callable
 from functools import partial
+from typing import TypeVar
 
 import msgspec
 
 from intermodal_core.contracts.metadata import MetadataStore, Table, Transaction
-from intermodal_core.errors import IntermodalError
+from intermodal_core.errors import IntermodalError, Internal
 from intermodal_core.events import EventBus
 
 __all__ = ["Outbox"]
 
+T = TypeVar("T")
+
 _DELAY = 0.2  # seconds that published rows may wait for others to be removed with
-_BATCH = 64  # published rows that are removed without waiting: `flush` reads past them
+_BATCH = 64  # published rows that are removed without waiting
 
 
 class _Row(msgspec.Struct, frozen=True):
@@ -58,47 +61,88 @@ class Outbox:
         store.declare(self._table)
         self._epoch = time.time_ns()
         self._numbers = itertools.count(1)
-        self._flushing = asyncio.Lock()
+        self._emitted: list[_Row] | None = None  # by the write that runs now; writes run one after the other
+        self._decided: dict[int, _Row | None] = {}  # by number: committed, or undone
+        self._next = 1
         self._published: set[_Key] = set()  # published, and the row is still there
         self._removal: asyncio.Task[None] | None = None
         self._full = asyncio.Event()
 
+    async def write(self, fn: Callable[[Transaction], T]) -> T:
+        """As the store's `write`; what `fn` emitted is published after the commit, in the order of the commits.
+
+        A caller that is cancelled does not know the outcome; the events follow it all the same.
+        """
+        emitted: list[_Row] = []
+
+        def collecting(tx: Transaction) -> T:
+            self._emitted = emitted
+            try:
+                return fn(tx)
+            finally:
+                self._emitted = None
+
+        work = asyncio.ensure_future(self._store.write(collecting))
+        work.add_done_callback(partial(self._written, emitted))
+        return await asyncio.shield(work)
+
     def emit(self, tx: Transaction, namespace: str, topic: str, type_url: str, data: bytes) -> str:
-        """Within a write transaction: publish this if, and after, it commits. Returns the event's id."""
+        """Publish this if, and after, the transaction commits. Returns the event's id.
+
+        Raises Internal outside of a function given to `write`.
+        """
+        if self._emitted is None:
+            raise Internal(f"{topic} was emitted outside of a write of the outbox: nobody would publish it")
         row = _Row(self._epoch, next(self._numbers), namespace, topic, type_url, data)
+        self._emitted.append(row)
         tx.put(self._table, row)
         return row.id
 
-    async def flush(self) -> None:
-        """Publish what was committed and is not published yet, in the order of the commits.
+    def _written(self, emitted: list[_Row], work: asyncio.Future[T]) -> None:
+        committed = not work.cancelled() and work.exception() is None
+        for row in emitted:
+            self._decided[row.number] = row if committed else None
+        # A write that was committed later may be heard of first.
+        while self._next in self._decided:
+            decided = self._decided.pop(self._next)
+            self._next += 1
+            if decided is not None:
+                self._publish(decided)
 
-        Rows are removed later, in the background, many in one write. Raises what reading the store raises.
-        """
-        async with self._flushing:
-            for row in await self._store.read(lambda tx: list(tx.scan(self._table))):
-                key = (row.epoch, row.number)
-                if key not in self._published:
-                    self._bus.publish(row.namespace, row.topic, row.type_url, row.data, id=row.id)
-                    self._published.add(key)
-        if self._published and (self._removal is None or self._removal.done()):
-            self._removal = asyncio.create_task(self._remove_later())
+    def _publish(self, row: _Row) -> None:
+        try:
+            self._bus.publish(row.namespace, row.topic, row.type_url, row.data, id=row.id)
+        except IntermodalError as error:
+            self._log.warning("the event %s is told at the next start: %s", row.id, error)
+            return
+        self._published.add((row.epoch, row.number))
+        self._begin_removal()
         if len(self._published) >= _BATCH:
             self._full.set()
 
     async def recover(self) -> None:
-        """At start, before the first `emit`: publish what a crash left, and remove it. Raises what the store raises."""
-        await self.flush()
+        """At start, before the first `write`: publish what a crash left, and remove it. Raises what the store raises."""
+        for row in await self._store.read(lambda tx: list(tx.scan(self._table)), long=True):
+            if row.epoch != self._epoch:
+                self._publish(row)
+        await self._settle()
+
+    async def close(self) -> None:
+        """Remove what was published. A failure is logged; those rows are published again at the next start."""
+        await self._settle()
+
+    async def _settle(self) -> None:
         self._full.set()
+        self._begin_removal()
         if self._removal is not None:
             await self._removal
 
-    async def close(self) -> None:
-        """Publish and remove what is left. A failure to remove is logged; the rows are published again at the next start."""
-        with contextlib.suppress(IntermodalError):
-            await self.recover()
+    def _begin_removal(self) -> None:
+        if self._published and (self._removal is None or self._removal.done()):
+            self._removal = asyncio.get_running_loop().create_task(self._remove_later())
 
     async def _remove_later(self) -> None:
-        """Ends with no published row left, or at a failure; then the next `flush` begins anew."""
+        """Ends with no published row left, or at a failure; then the next event begins anew."""
         while self._published:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._full.wait(), _DELAY)

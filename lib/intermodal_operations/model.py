@@ -4,15 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 import msgspec
 from intermodal_core.contracts.metadata import Table, Transaction
 from intermodal_core.errors import InvalidArgument
 
-__all__ = ["OPERATIONS", "Operation", "Row", "Step", "Stuck", "Timing"]
+__all__ = ["OPERATIONS", "Operation", "Records", "Row", "Step", "Stuck", "Timing"]
 
 S = TypeVar("S", bound=msgspec.Struct)
+T = TypeVar("T")
+
+
+class Records(Protocol):
+    """Where operations are recorded: a metadata store, or a manager that adds to what `write` does."""
+
+    def declare(self, *tables: Table[Any]) -> None:
+        """As `MetadataStore.declare`."""
+
+    async def read(self, fn: Callable[[Transaction], T], *, long: bool = False) -> T:
+        """As `MetadataStore.read`."""
+
+    async def write(self, fn: Callable[[Transaction], T]) -> T:
+        """As `MetadataStore.write`."""
 
 
 @dataclass(frozen=True, slots=True)

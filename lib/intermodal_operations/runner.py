@@ -12,10 +12,10 @@ from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
 import msgspec
-from intermodal_core.contracts.metadata import MetadataStore, Transaction
+from intermodal_core.contracts.metadata import Transaction
 from intermodal_core.errors import DataLoss, FailedPrecondition, InvalidArgument
 
-from intermodal_operations.model import OPERATIONS, Operation, Row, Step, Stuck, Timing
+from intermodal_operations.model import OPERATIONS, Operation, Records, Row, Step, Stuck, Timing
 
 __all__ = ["Runner"]
 
@@ -35,9 +35,7 @@ class Runner:
     with "KIND.STEP", "KIND.undo-STEP" and "KIND.finish".
     """
 
-    def __init__(
-        self, metadata: MetadataStore, owner: str, *, keep: int = 64, log: logging.Logger | None = None
-    ) -> None:
+    def __init__(self, metadata: Records, owner: str, *, keep: int = 64, log: logging.Logger | None = None) -> None:
         metadata.declare(OPERATIONS)
         self._metadata = metadata
         self._owner = owner

@@ -38,7 +38,7 @@ def pack(directory: str, blobs: Blobs, progress: Callable[[str], None]) -> tuple
             return len(data)
 
     chunked = _Chunked(writer.write)
-    with igzip.GzipFile(fileobj=chunked, mode="wb", compresslevel=1, mtime=0) as compressed:  # type: ignore[no-untyped-call]
+    with igzip.GzipFile(fileobj=chunked, mode="wb", compresslevel=1, mtime=0) as compressed:  # type: ignore[no-untyped-call]  # noqa: SIM117
         with tarfile.open(fileobj=_Tee(), mode="w|", format=tarfile.PAX_FORMAT, bufsize=1 << 20) as tar:  # type: ignore[call-overload]
             for path, name in _walk(directory):
                 try:

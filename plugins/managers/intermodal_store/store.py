@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from intermodal_core.contracts.managers.policy import Policy
 from intermodal_core.contracts.managers.store import Choice, Image, Scope
-from intermodal_core.contracts.metadata import MetadataStore, Transaction
+from intermodal_core.contracts.metadata import MetadataStore, Table, Transaction
 from intermodal_core.errors import NotFound
 from intermodal_core.events import EventBus
 from intermodal_core.outbox import Outbox
@@ -62,6 +62,7 @@ class Store:
     async def __aexit__(self, *_: object) -> None:
         """Finish what goes on in the background."""
         await self.settled()
+        await self._outbox.close()
 
     async def read(self, fn: Callable[[Transaction], T], *, long: bool = False) -> T:
         """As `MetadataStore.read`."""
@@ -69,9 +70,11 @@ class Store:
 
     async def write(self, fn: Callable[[Transaction], T]) -> T:
         """As `MetadataStore.write`; then the events that `fn` emitted are published."""
-        result = await self._metadata.write(fn)
-        await self._outbox.flush()
-        return result
+        return await self._outbox.write(fn)
+
+    def declare(self, *tables: Table[Any]) -> None:
+        """As `MetadataStore.declare`."""
+        self._metadata.declare(*tables)
 
     def emit(self, tx: Transaction, namespace: str, topic: str, message: Any) -> None:
         """Record an event in the transaction that it tells of."""

@@ -18,7 +18,7 @@ from intermodal_api.containerd.types import mount_pb2
 from intermodal_core.contracts.common import Mount
 from intermodal_core.contracts.managers.store import Scope, Store
 from intermodal_core.contracts.managers.tasks import Metric, TaskCreate
-from intermodal_core.contracts.metadata import MetadataStore, Transaction
+from intermodal_core.contracts.metadata import Transaction
 from intermodal_core.contracts.runtimes import CreateTask, Exit, ProcessState, Stdio, TaskRef
 from intermodal_core.errors import (
     AlreadyExists,
@@ -61,8 +61,8 @@ class Tasks:
     `bundles` is a directory that is gone at reboot. `on_exit(scope, id, exit)` is called, once, when an init process has ended.
     """
 
-    def __init__(self, store: Store, metadata: MetadataStore, registry: Registry, bus: EventBus, bundles: Path) -> None:
-        metadata.declare(*ALL)
+    def __init__(self, store: Store, registry: Registry, bus: EventBus, bundles: Path) -> None:
+        store.declare(*ALL)
         self._store = store
         self._registry = registry
         self._bus = bus
@@ -73,7 +73,7 @@ class Tasks:
         self._background: set[asyncio.Task[None]] = set()
         self._busy: AbstractContextManager[None] | None = None
         self.on_exit: Callable[[Scope, str, Exit], Awaitable[None]] | None = None
-        self.operations = Runner(metadata, "tasks")
+        self.operations = Runner(store, "tasks")
         self.operations.register(
             Operation(
                 "tasks.create",

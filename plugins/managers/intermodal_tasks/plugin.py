@@ -33,7 +33,7 @@ class TasksManager(Tasks):
     def __init__(self, context: Context[Config]) -> None:
         store = context.get("managers", "store")
         state = context.state_dir()
-        super().__init__(store, context.get("metadata"), context.registry, context.events, state / "bundles")
+        super().__init__(store, context.registry, context.events, state / "bundles")
         self._lookups = Lookups(state / "lookups")
         self.composite = Composite(
             self,
@@ -65,5 +65,5 @@ class TasksManager(Tasks):
 plugin = Plugin(
     factory=TasksManager,
     config=Config,
-    requires=("metadata", "managers.store", "managers.images", "managers.policy"),
+    requires=("managers.store", "managers.images", "managers.policy"),
 )

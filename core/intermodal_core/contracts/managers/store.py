@@ -19,7 +19,7 @@ import msgspec
 
 from intermodal_core.contracts.common import Descriptor, Mount, Usage
 from intermodal_core.contracts.content import IngestStatus
-from intermodal_core.contracts.metadata import Transaction
+from intermodal_core.contracts.metadata import Table, Transaction
 from intermodal_core.contracts.snapshotters import SnapshotInfo
 
 __all__ = [
@@ -266,6 +266,9 @@ class Store(Protocol):
     content: Content
     snapshots: Snapshots
     leases: Leases
+
+    def declare(self, *tables: Table[Any]) -> None:
+        """As `MetadataStore.declare`: a manager's own tables."""
 
     async def read(self, fn: Callable[[Transaction], T], *, long: bool = False) -> T: ...
     async def write(self, fn: Callable[[Transaction], T]) -> T:
