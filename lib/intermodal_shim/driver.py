@@ -28,12 +28,13 @@ from intermodal_core.contracts.runtimes import (
     TaskRef,
 )
 from intermodal_core.errors import AlreadyExists, IntermodalError, Internal, NotFound, Unavailable
-from intermodal_core.spawner import Child, Spawner
+from intermodal_core.spawner import Spawner
 from intermodal_ttrpc.channel import bind
 from intermodal_ttrpc.client import Client
 
 from intermodal_shim.remains import Record, clean
 from intermodal_shim.runtime import Options, find
+from intermodal_shim.zygote import Zygote
 
 __all__ = ["FORKED", "ShimRuntime"]
 
@@ -68,7 +69,8 @@ class ShimRuntime:
         self._options = options
         self._all_events = all_events
         self._clients: dict[TaskRef, Client] = {}
-        self._children: dict[TaskRef, Child] = {}
+        self._pids: dict[TaskRef, int] = {}
+        self._zygote = Zygote(spawner, f"{FORKED}:zygote")
         self._leaving: set[asyncio.Task[None]] = set()
         self._info: tuple[float, RuntimeInfo] | None = None
 
@@ -83,15 +85,21 @@ class ShimRuntime:
             self._info = (changed, RuntimeInfo(name=self._name, binary=binary, version=version))
         return self._info[1]
 
+    def shim_pid(self, task: TaskRef) -> int:
+        """The pid of the shim that this driver has started for a task. Raises NotFound."""
+        try:
+            return self._pids[task]
+        except KeyError:
+            raise NotFound(f"no shim was started here for task {task.namespace}/{task.id}") from None
+
     async def stop(self) -> None:
         """Let go of all shims; they live on."""
         if self._leaving:
             await asyncio.wait(self._leaving, timeout=5)
         for client in list(self._clients.values()):
             client.close()
-        for child in self._children.values():
-            child.close()
-        self._children.clear()
+        self._clients.clear()
+        self._zygote.close()
 
     async def create(self, task: TaskRef, request: CreateTask) -> int:
         """[R7] Fork a shim and have it make the container."""
@@ -140,7 +148,7 @@ class ShimRuntime:
         client = self._clients.pop(task, None)
         if client is not None:
             client.close()
-        self._forget_child(task)
+        self._pids.pop(task, None)
         default = Record(options=self._options_in(task.namespace))
         record = await asyncio.to_thread(Record.read, bundle, default)
         pid = await clean(self._spawner, task.id, bundle, record)
@@ -283,10 +291,8 @@ class ShimRuntime:
             "options": options._asdict(),
         }
         with bind(path) as sock:
-            child = await self._spawner.fork_async(f"{FORKED}:main", [config], [sock.fileno()])
-        self._forget_child(task)
-        self._children[task] = child
-        Record.write(bundle, child.pid, options)
+            pid = self._pids[task] = await self._zygote.fork(config, sock.fileno())
+        Record.write(bundle, pid, options)
         return await self._connect_to(task)
 
     async def _connect_to(self, task: TaskRef) -> Client:
@@ -298,7 +304,7 @@ class ShimRuntime:
     def _dismiss(self, task: TaskRef) -> None:
         """Let the shim end, which holds nothing any more; nobody waits for that."""
         client = self._clients.pop(task)
-        self._forget_child(task)
+        self._pids.pop(task, None)
 
         async def leave() -> None:
             with contextlib.suppress(IntermodalError):
@@ -310,11 +316,6 @@ class ShimRuntime:
         leaving = asyncio.ensure_future(leave())
         self._leaving.add(leaving)
         leaving.add_done_callback(self._leaving.discard)
-
-    def _forget_child(self, task: TaskRef) -> None:
-        child = self._children.pop(task, None)
-        if child is not None:
-            child.close()
 
     def _options_in(self, namespace: str) -> Options:
         root = self._options.root or str(self._state / "runc")

@@ -131,7 +131,7 @@ def test_a_dead_shim_is_cleaned_up_after(make_bundle: MakeBundle, with_daemon: A
         pid = (await runtime.state(task)).pid
         waiting = asyncio.ensure_future(runtime.wait(task))
         await runtime.state(task)  # now the wait has been sent
-        os.kill(runtime._children[task].pid, signal.SIGKILL)
+        os.kill(runtime.shim_pid(task), signal.SIGKILL)
         with pytest.raises(Unavailable):
             await waiting
         with pytest.raises(Unavailable, match="gone"):
@@ -156,7 +156,7 @@ def test_a_hanging_shim_is_cleaned_up_after(make_bundle: MakeBundle, with_daemon
     async def body(daemon: Any) -> None:
         task = await daemon.create(bundle)
         await daemon.runtime.start(task)
-        os.kill(daemon.runtime._children[task].pid, signal.SIGSTOP)
+        os.kill(daemon.runtime.shim_pid(task), signal.SIGSTOP)
         await daemon.runtime.cleanup(task, str(bundle))
 
     with_daemon(body)
@@ -184,8 +184,8 @@ def test_the_shim_goes_with_its_container(make_bundle: MakeBundle, with_daemon: 
 
     async def body(daemon: Any) -> None:
         task = await daemon.create(bundle)
-        child = daemon.runtime._children[task]
-        pid, pidfd = child.pid, os.dup(child.pidfd)
+        pid = daemon.runtime.shim_pid(task)
+        pidfd = os.pidfd_open(pid)
         assert Path(f"/proc/{pid}/comm").read_text() == "shim\n"
         await daemon.runtime.start(task)
         await daemon.runtime.wait(task)
@@ -225,7 +225,7 @@ def test_no_descriptor_stays_in_a_shim(make_bundle: MakeBundle, with_daemon: Any
         runtime = daemon.runtime
         task = await daemon.create(bundle)
         await runtime.start(task)
-        shim = runtime._children[task].pid
+        shim = runtime.shim_pid(task)
 
         async def round_trip(number: int) -> None:
             stdio = Stdio(stdin="attach://", stdout="attach://", stderr=f"file://{bundle}/err")
