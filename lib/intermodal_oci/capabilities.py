@@ -6,6 +6,8 @@ from typing import Final
 
 from intermodal_core.errors import InvalidArgument
 
+__all__ = ["ALL", "DEFAULT", "as_spec", "choose", "grantable"]
+
 _ALL = """
     CHOWN DAC_OVERRIDE DAC_READ_SEARCH FOWNER FSETID KILL SETGID SETUID SETPCAP LINUX_IMMUTABLE NET_BIND_SERVICE
     NET_BROADCAST NET_ADMIN NET_RAW IPC_LOCK IPC_OWNER SYS_MODULE SYS_RAWIO SYS_CHROOT SYS_PTRACE SYS_PACCT

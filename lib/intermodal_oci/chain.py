@@ -9,6 +9,8 @@ from collections.abc import Iterable
 
 from intermodal_oci.references import validate_digest
 
+__all__ = ["chain_ids"]
+
 
 def chain_ids(diff_ids: Iterable[str]) -> list[str]:
     """The chain id of each layer, base layer first; the last one names the whole root file system.

@@ -5,6 +5,8 @@ from typing import Final
 
 from intermodal_core.errors import InvalidArgument
 
+__all__ = ["CPU_PERIOD", "MIN_MEMORY", "check_memory", "cpu_quota", "parse_cpus", "parse_memory"]
+
 CPU_PERIOD: Final = 100_000
 """Microseconds over which a quota counts: the kernel's default."""
 MIN_MEMORY: Final = 4 << 20

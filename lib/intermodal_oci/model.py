@@ -13,6 +13,42 @@ from intermodal_core.errors import InvalidArgument
 
 from intermodal_oci.references import validate_digest
 
+__all__ = [
+    "DOCKER_CONFIG",
+    "DOCKER_FOREIGN_LAYER_GZIP",
+    "DOCKER_INDEX",
+    "DOCKER_LAYER",
+    "DOCKER_LAYER_GZIP",
+    "DOCKER_LAYER_ZSTD",
+    "DOCKER_MANIFEST",
+    "MAX_DOCUMENT",
+    "OCI_CONFIG",
+    "OCI_FOREIGN_LAYER",
+    "OCI_INDEX",
+    "OCI_LAYER",
+    "OCI_LAYER_GZIP",
+    "OCI_LAYER_ZSTD",
+    "OCI_MANIFEST",
+    "ContainerConfig",
+    "DockerArchiveEntry",
+    "History",
+    "ImageConfig",
+    "Index",
+    "Layout",
+    "Manifest",
+    "RootFS",
+    "decode_config",
+    "decode_docker_archive",
+    "decode_index",
+    "decode_manifest",
+    "encode",
+    "is_config",
+    "is_index",
+    "is_layer",
+    "is_manifest",
+    "layer_compression",
+]
+
 OCI_INDEX: Final = "application/vnd.oci.image.index.v1+json"
 OCI_MANIFEST: Final = "application/vnd.oci.image.manifest.v1+json"
 OCI_CONFIG: Final = "application/vnd.oci.image.config.v1+json"

@@ -6,6 +6,8 @@ from typing import Any, Final
 from intermodal_core.contracts.common import Mount
 from intermodal_core.errors import InvalidArgument
 
+__all__ = ["MASKED_PATHS", "READONLY_PATHS", "as_spec", "default_mounts", "parse_volume"]
+
 # Kernel interfaces that are not namespaced: they would tell of the host or act on it.
 MASKED_PATHS: Final = (
     "/proc/acpi",

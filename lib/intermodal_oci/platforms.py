@@ -13,6 +13,8 @@ from typing import Final
 from intermodal_core.contracts.common import Descriptor, Platform
 from intermodal_core.errors import InvalidArgument, NotFound
 
+__all__ = ["choose", "format_platform", "host", "matches", "normalise", "parse", "preferences"]
+
 # What other tools call an architecture: Go's name and the variant that the name implies.
 _ARCHITECTURES: Final = {
     "x86_64": ("amd64", ""),

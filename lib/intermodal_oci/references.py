@@ -1,6 +1,6 @@
 """Image references, and the other names that clients write: identifiers, labels, digests.
 
-A reference is what a user types (`busybox`, `ghcr.io/a/b:1.2@sha256:...`). Its grammar is that of the
+A reference is what a user types (`busybox`, `registry.example/a/b:1.2@sha256:...`). Its grammar is that of the
 distribution project's `reference` package, and the short forms mean what Docker's and containerd's clients
 take them to mean:
 
@@ -19,6 +19,22 @@ from collections.abc import Mapping
 from typing import Final, NamedTuple
 
 from intermodal_core.errors import InvalidArgument
+
+__all__ = [
+    "DEFAULT_DOMAIN",
+    "DEFAULT_TAG",
+    "MAX_IDENTIFIER",
+    "MAX_LABEL",
+    "MAX_NAME",
+    "MAX_TAG",
+    "Reference",
+    "familiar",
+    "normalise",
+    "parse",
+    "validate_digest",
+    "validate_identifier",
+    "validate_labels",
+]
 
 DEFAULT_DOMAIN: Final = "docker.io"
 DEFAULT_TAG: Final = "latest"
@@ -212,7 +228,7 @@ def _check_name(text: str, domain: str, path: str) -> None:
     if size > MAX_NAME:
         raise _invalid(text, f"the name has {size} characters, at most {MAX_NAME} are allowed")
     if not _DOMAIN.fullmatch(domain):
-        raise _invalid(text, f"{_shown(domain)} is no domain, such as ghcr.io or localhost:5000")
+        raise _invalid(text, f"{_shown(domain)} is no domain, such as registry.example or localhost:5000")
     for component in path.split("/"):
         if _COMPONENT.fullmatch(component):
             continue

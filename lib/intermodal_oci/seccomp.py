@@ -14,6 +14,8 @@ from typing import Any, Final
 
 from intermodal_oci import platforms
 
+__all__ = ["default_profile"]
+
 _FILES = """
     access chdir chmod chown chown32 close close_range creat dup dup2 dup3 faccessat faccessat2 fallocate fchdir
     fchmod fchmodat fchmodat2 fchown fchown32 fchownat fcntl fcntl64 fdatasync flock fstat fstat64 fstatat64

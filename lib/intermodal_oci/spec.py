@@ -17,6 +17,8 @@ from intermodal_oci import capabilities, limits, mounts, seccomp
 from intermodal_oci.model import ImageConfig
 from intermodal_oci.users import User, resolve_user
 
+__all__ = ["DEFAULT_PATH", "OCI_VERSION", "SpecOptions", "build_process", "build_spec", "merge_env"]
+
 OCI_VERSION: Final = "1.0.2"
 DEFAULT_PATH: Final = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _MAX_HOSTNAME: Final = 64  # the kernel's __NEW_UTS_LEN

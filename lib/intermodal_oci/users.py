@@ -14,6 +14,8 @@ from typing import Final, NamedTuple
 from intermodal_core.errors import InvalidArgument
 from intermodal_core.syscalls import RESOLVE_IN_ROOT, RESOLVE_NO_MAGICLINKS, openat2
 
+__all__ = ["MAX_FILE", "MAX_ID", "User", "read_beneath", "resolve_user"]
+
 MAX_FILE: Final = 1 << 20
 """Bytes in a user or group file that are read at most."""
 MAX_ID: Final = (1 << 31) - 1

@@ -5,6 +5,8 @@ The attribute `containerd` is the plugin type that clients of containerd's intro
 
 from intermodal_core.kinds import Kind
 
+__all__ = ["CONTENT", "DIFFERS", "MANAGERS", "METADATA", "NETWORKS", "RUNTIMES", "SERVICES", "SNAPSHOTTERS"]
+
 CONTENT = Kind(
     "content",
     "intermodal_core.contracts.content:ContentStore",
