@@ -27,6 +27,7 @@ _MAX_LINKS: Final = 40  # as Linux has it
 _MAX_OPEN: Final = 400
 _MAX_PATH: Final = 4095
 _DEFAULT_ACL: Final = "system.posix_acl_default"
+_GONE: Final = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
 _NO_XATTR: Final = (errno.ENODATA, errno.EOPNOTSUPP)
 
 
@@ -108,8 +109,10 @@ class Tree:
         for path, (inode, atime, mtime) in self._times.items():
             try:
                 fd = os.open(path or b".", OPEN_DIRECTORY, dir_fd=self._root_fd)
-            except (FileNotFoundError, NotADirectoryError):
-                continue  # removed by a later entry
+            except OSError as error:
+                if error.errno in _GONE:
+                    continue  # a later entry removed it, or put a link in its way
+                raise
             try:
                 if os.fstat(fd).st_ino == inode:
                     os.utime(fd, ns=(atime, mtime))

@@ -199,6 +199,17 @@ def test_a_link_below_is_replaced_after_names_went_through_it(lab: Any) -> None:
     assert sorted(upper) == [b"", b"b", b"b/2", b"c", b"far", b"far/away", b"far/away/1", b"self", b"x"]
 
 
+def test_links_in_circles_where_a_directory_was(lab: Any) -> None:
+    layer = lab.tar(
+        lab.entry("a", tarfile.SYMTYPE, linkname="/b/c"),
+        lab.entry("a/b"),
+        lab.entry("c", tarfile.LNKTYPE, linkname="a"),
+    )
+    upper, merged, native = three_ways(lab, lab.tar(lab.entry("b", tarfile.SYMTYPE, linkname="c")), layer)
+    assert upper == merged == native
+    assert sorted(upper) == [b"", b"a", b"b", b"c"]
+
+
 def test_an_opaque_root(lab: Any) -> None:
     base = lab.tar(lab.entry("a/1", data=b"x"), lab.entry("b", data=b"y"), lab.entry("c/2", data=b"z"))
     layer = lab.tar(lab.entry("a/new", data=b"n"), lab.entry(".wh..wh..opq"), lab.entry("c/new", data=b"m"))
