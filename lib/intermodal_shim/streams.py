@@ -72,16 +72,19 @@ class Output:
         if self._waiting:
             self._waiting = False
             self._loop.add_reader(self._source, self._readable)
+            if self._last >= 0:
+                self._timer = self._loop.call_later(GRACE, self._finish_at_last)
 
     def process_ended(self) -> None:
-        """What is in the pipe now is the end, even if something that was left behind still holds it open."""
+        """What is in the pipe now is the end, even if something that was left behind still holds it open.
+
+        A first sink may still come: a short process ends before whoever started it has attached. `expire` ends that wait.
+        """
         if self.ended:
             return
-        if self._waiting:
-            self._finish()
-            return
         self._last = self._taken + _available(self._source)
-        self._timer = self._loop.call_later(GRACE, self._finish_at_last)
+        if not self._waiting:
+            self._timer = self._loop.call_later(GRACE, self._finish_at_last)
 
     def expire(self) -> None:
         """From now on a sink that takes nothing for `DEADLINE` seconds is given up, and what it had to get lost."""
