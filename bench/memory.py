@@ -80,8 +80,12 @@ def _parent(pid: int) -> int:
 
 
 def _children(pid: int) -> set[int]:
-    """All the processes below a process."""
-    direct = {
-        int(word) for task in Path(f"/proc/{pid}/task").iterdir() for word in (task / "children").read_text().split()
-    }
-    return direct.union(*(_children(child) for child in direct))
+    """All the processes below a process; threads and processes may end meanwhile."""
+    below: set[int] = set()
+    for task in Path(f"/proc/{pid}/task").glob("*/children"):
+        try:
+            direct = {int(word) for word in task.read_text().split()}
+        except OSError:
+            continue
+        below |= direct.union(*(_children(child) for child in direct))
+    return below
