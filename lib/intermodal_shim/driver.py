@@ -70,6 +70,7 @@ class ShimRuntime:
         self._all_events = all_events
         self._clients: dict[TaskRef, Client] = {}
         self._pids: dict[TaskRef, int] = {}
+        self._creating: set[TaskRef] = set()
         self._zygote = Zygote(spawner, f"{FORKED}:zygote")
         self._leaving: set[asyncio.Task[None]] = set()
         self._info: tuple[float, RuntimeInfo] | None = None
@@ -103,32 +104,14 @@ class ShimRuntime:
 
     async def create(self, task: TaskRef, request: CreateTask) -> int:
         """[R7] Fork a shim and have it make the container."""
-        if task in self._clients:
-            raise AlreadyExists(f"task {task.namespace}/{task.id} has a shim already")
         options = self._task_options(task, request)
-        client = await self._start_shim(task, request.bundle, options)
-        message = api.CreateTaskRequest(
-            id=task.id,
-            bundle=request.bundle,
-            rootfs=[_mount(mount) for mount in request.rootfs],
-            checkpoint=request.checkpoint,
-            stdin=request.stdio.stdin,
-            stdout=request.stdio.stdout,
-            stderr=request.stdio.stderr,
-            terminal=request.stdio.terminal,
-        )
-        if request.options_type:
-            message.options.type_url = request.options_type
-            message.options.value = request.options
+        if task in self._clients or task in self._creating:
+            raise AlreadyExists(f"task {task.namespace}/{task.id} has a shim already")
+        self._creating.add(task)
         try:
-            created = await client.call(_TASK, "Create", message, api.CreateTaskResponse)
-        except (Unavailable, Internal, asyncio.CancelledError):
-            await self.cleanup(task, request.bundle)
-            raise
-        except IntermodalError:
-            self._dismiss(task)
-            raise
-        return created.pid
+            return await self._create(task, request, options)
+        finally:
+            self._creating.discard(task)
 
     async def connect(self, task: TaskRef, bundle: str) -> int:
         """[R8] Find the shim by its socket."""
@@ -276,24 +259,59 @@ class ShimRuntime:
             raise Unavailable(f"the shim of task {task.namespace}/{task.id} is gone")
         return await client.call(service, method, request, response, fds=fds)
 
-    async def _start_shim(self, task: TaskRef, bundle: str, options: Options) -> Client:
+    async def _create(self, task: TaskRef, request: CreateTask, options: Options) -> int:
         path = self._socket(task)
         os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
         if os.path.exists(path):
             with contextlib.suppress(NotFound):
-                await self.connect(task, bundle)
+                await self.connect(task, request.bundle)
                 raise AlreadyExists(f"task {task.namespace}/{task.id} has a shim already")
         config: dict[str, Any] = {
             "namespace": task.namespace,
-            "log": os.path.join(bundle, "shim.log"),
+            "log": os.path.join(request.bundle, "shim.log"),
             "events": self._events,
             "all_events": self._all_events,
             "options": options._asdict(),
         }
-        with bind(path) as sock:
-            pid = self._pids[task] = await self._zygote.fork(config, sock.fileno())
-        Record.write(bundle, pid, options)
-        return await self._connect_to(task)
+        try:
+            with bind(path) as sock:
+                # The socket listens already: the shim finds its first call waiting.
+                forking = asyncio.ensure_future(self._zygote.fork(config, sock.fileno()))
+                creating = asyncio.ensure_future(self._call_create(task, request))
+                try:
+                    pid = self._pids[task] = await forking
+                except BaseException:
+                    creating.cancel()
+                    forking.cancel()
+                    raise
+            Record.write(request.bundle, pid, options)
+            return await creating
+        except IntermodalError as error:
+            if isinstance(error, (Unavailable, Internal)):
+                await self.cleanup(task, request.bundle)
+            else:
+                self._dismiss(task)
+            raise
+        except BaseException:
+            await self.cleanup(task, request.bundle)
+            raise
+
+    async def _call_create(self, task: TaskRef, request: CreateTask) -> int:
+        message = api.CreateTaskRequest(
+            id=task.id,
+            bundle=request.bundle,
+            rootfs=[_mount(mount) for mount in request.rootfs],
+            checkpoint=request.checkpoint,
+            stdin=request.stdio.stdin,
+            stdout=request.stdio.stdout,
+            stderr=request.stdio.stderr,
+            terminal=request.stdio.terminal,
+        )
+        if request.options_type:
+            message.options.type_url = request.options_type
+            message.options.value = request.options
+        client = await self._connect_to(task)
+        return (await client.call(_TASK, "Create", message, api.CreateTaskResponse)).pid
 
     async def _connect_to(self, task: TaskRef) -> Client:
         client = self._clients.get(task)
@@ -303,17 +321,19 @@ class ShimRuntime:
 
     def _dismiss(self, task: TaskRef) -> None:
         """Let the shim end, which holds nothing any more; nobody waits for that."""
-        client = self._clients.pop(task)
+        client = self._clients.pop(task, None)
         self._pids.pop(task, None)
 
-        async def leave() -> None:
+        async def leave(client: Client) -> None:
             with contextlib.suppress(IntermodalError):
                 await client.call(_TASK, "Shutdown", api.ShutdownRequest(id=task.id), Empty, timeout=_CONNECT_WITHIN)
             client.close()
 
         with contextlib.suppress(FileNotFoundError):
             os.unlink(self._socket(task))
-        leaving = asyncio.ensure_future(leave())
+        if client is None:
+            return
+        leaving = asyncio.ensure_future(leave(client))
         self._leaving.add(leaving)
         leaving.add_done_callback(self._leaving.discard)
 

@@ -25,17 +25,23 @@ _DELETE_WITHIN = 10.0
 
 
 class Record(NamedTuple):
-    """Kept in the bundle: the shim's process, by pid and start time, and the options it was started with."""
+    """Kept in the bundle: the shim's process, by pid, start time and session, and the options it was started with.
+
+    The shim leads a process group, which its runtime commands are in; a container's processes are not.
+    """
 
     options: Options
     pid: int = 0
     started: int = 0
+    session: int = 0
 
     @staticmethod
     def write(bundle: str, pid: int, options: Options) -> None:
         """Keep it."""
         path = os.path.join(bundle, _FILE)
-        text = json.dumps({"pid": pid, "started": _start_time(pid), "options": options._asdict()})
+        _, session, started = _identity(pid)
+        kept = {"pid": pid, "started": started, "session": session, "options": options._asdict()}
+        text = json.dumps(kept)
         with open(path, "w", encoding="utf-8", opener=lambda name, flags: os.open(name, flags, 0o600)) as file:
             file.write(text)
 
@@ -45,7 +51,7 @@ class Record(NamedTuple):
         try:
             with open(os.path.join(bundle, _FILE), encoding="utf-8") as file:
                 kept = json.load(file)
-            return Record(Options(**kept["options"]), int(kept["pid"]), int(kept["started"]))
+            return Record(Options(**kept["options"]), int(kept["pid"]), int(kept["started"]), int(kept["session"]))
         except (OSError, ValueError, TypeError, KeyError):
             return default
 
@@ -77,14 +83,27 @@ def _remove_rest(id: str, bundle: str, options: Options) -> None:
 
 
 def _kill_shim(record: Record) -> None:
-    if not record.pid or _start_time(record.pid) != record.started:
+    """The shim, if it lives, and the runtime commands that it had under way."""
+    if not record.pid:
         return
+    if _identity(record.pid)[2] not in (record.started, -1):
+        return  # the number is another process's by now, so the group is gone
+    _kill(record.pid, record)  # first, so that it starts no more
+    for entry in os.scandir("/proc"):
+        if not entry.name.isdigit():
+            continue
+        pid = int(entry.name)
+        if _identity(pid)[:2] == (record.pid, record.session):
+            _kill(pid, record)
+
+
+def _kill(pid: int, record: Record) -> None:
     try:
-        pidfd = os.pidfd_open(record.pid)
+        pidfd = os.pidfd_open(pid)
     except OSError:
         return
     try:
-        if _start_time(record.pid) == record.started:
+        if _identity(pid)[:2] == (record.pid, record.session):
             signal.pidfd_send_signal(pidfd, signal.SIGKILL)
             _wait_for_end(pidfd)
     except ProcessLookupError:
@@ -99,13 +118,17 @@ def _wait_for_end(pidfd: int) -> None:
     poll.poll(_END_WITHIN * 1000)
 
 
-def _start_time(pid: int) -> int:
-    """In clock ticks since boot; with the pid it names a process for ever. -1 where there is none."""
+def _identity(pid: int) -> tuple[int, int, int]:
+    """Process group, session, and start in clock ticks since boot, which with the pid names a process for ever.
+
+    -1 each where there is none.
+    """
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:
-            return int(file.read().rpartition(b")")[2].split()[19])
+            fields = file.read().rpartition(b")")[2].split()
+        return int(fields[2]), int(fields[3]), int(fields[19])
     except (OSError, IndexError, ValueError):
-        return -1
+        return -1, -1, -1
 
 
 def _init_pid(bundle: str) -> int:

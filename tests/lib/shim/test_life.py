@@ -332,18 +332,5 @@ def test_a_stopped_runtime_command_disturbs_no_other(
         await runtime.cleanup(tasks[0], str(stuck))
         with pytest.raises(IntermodalError):
             await pausing
-        for pid in stopped(str(fake)):
-            os.kill(pid, signal.SIGKILL)
 
     with_daemon(body, binary=str(fake))
-
-
-def stopped(command: str) -> list[int]:
-    found = []
-    for entry in Path("/proc").glob("[0-9]*"):
-        try:
-            if command.encode() in (entry / "cmdline").read_bytes():
-                found.append(int(entry.name))
-        except OSError:
-            continue
-    return found

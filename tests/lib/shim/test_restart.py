@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from intermodal_core.contracts.runtimes import Stdio, TaskRef
-from intermodal_core.errors import NotFound, Unavailable
+from intermodal_core.errors import AlreadyExists, NotFound, Unavailable
 
 MakeBundle = Callable[..., Path]
 
@@ -259,3 +259,26 @@ def lives(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except FileNotFoundError:
         return False
+
+
+def test_a_create_that_is_given_up_leaves_nothing(make_bundle: MakeBundle, with_daemon: Any, tmp_path: Path) -> None:
+    bundle = make_bundle("given-up", "sleep", "1000")
+    fake = tmp_path / "runc-that-hangs"
+    fake.write_text('#!/bin/sh\ncase "$*" in *" create "*) runc "$@"; exec sleep 1000;; esac\nexec runc "$@"\n')
+    fake.chmod(0o755)
+
+    async def body(daemon: Any) -> None:
+        creating = asyncio.ensure_future(daemon.create(bundle))
+        pid_file = bundle / "init.pid"
+        while not pid_file.exists():
+            await asyncio.wait([creating], timeout=0.01)
+        with pytest.raises(AlreadyExists):
+            await daemon.create(bundle)
+        creating.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await creating
+        assert not lives(int(pid_file.read_text()))
+        assert not list((daemon.state / "s").iterdir())
+        assert not list((daemon.state / "runc/imtest").iterdir())
+
+    with_daemon(body, binary=str(fake))
