@@ -9,7 +9,9 @@ import shutil
 import subprocess
 import sys
 import venv
+import zipfile
 from collections.abc import Callable, Iterable
+from email.parser import Parser
 from pathlib import Path
 
 import pytest
@@ -64,6 +66,16 @@ def needed_by(names: Iterable[str]) -> list[importlib.metadata.Distribution]:
             found[name] = distribution = importlib.metadata.distribution(name)
             todo += requirements(distribution.requires or [])
     return list(found.values())
+
+
+def declared(wheels: Iterable[Path]) -> list[importlib.metadata.Distribution]:
+    """What wheels require of others, directly and through them, as it is installed here."""
+    names: list[str] = []
+    for wheel in wheels:
+        with zipfile.ZipFile(wheel) as archive:
+            (name,) = [name for name in archive.namelist() if name.endswith(".dist-info/METADATA")]
+            names += requirements(Parser().parsestr(archive.read(name).decode()).get_all("Requires-Dist") or [])
+    return needed_by(name for name in names if not name.startswith("intermodal"))
 
 
 def requirements(lines: Iterable[str]) -> list[str]:

@@ -10,13 +10,12 @@ import tarfile
 import zipfile
 from collections import Counter
 from collections.abc import Callable
-from email.parser import Parser
 from pathlib import Path
 
 import pytest
 from intermodal_core import discovery
 
-from tests.packaging.conftest import ROOT, build_wheel, needed_by, pip, requirements
+from tests.packaging.conftest import ROOT, build_wheel, declared, pip
 
 CORE = {"intermodal_core", "intermodal_operations", "intermodal_oci", "intermodal_snapshots"}
 
@@ -93,14 +92,7 @@ def test_every_plugin_has_an_entry_point() -> None:
 
 def test_the_whole_from_its_wheels(environment: Callable[..., Path], wheels: dict[str, Path]) -> None:
     """With what the two declare and no more, every module is imported and every entry point loaded."""
-    declared = []
-    for wheel in wheels.values():
-        with zipfile.ZipFile(wheel) as archive:
-            (name,) = [name for name in archive.namelist() if name.endswith(".dist-info/METADATA")]
-            declared += requirements(Parser().parsestr(archive.read(name).decode()).get_all("Requires-Dist") or [])
-    assert {name for name in declared if name.startswith("intermodal")} == {"intermodal-core"}
-    third_party = needed_by(name for name in declared if name != "intermodal-core")
-    binaries = environment(wheels.values(), third_party)
+    binaries = environment(wheels.values(), declared(wheels.values()))
     pip("check", python=binaries / "python")
     command = [str(binaries / "python"), "-I", "-c", IMPORT_ALL, *sorted(_packages())]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)

@@ -12,7 +12,10 @@ VERSION = 1
 
 
 class Attachment(msgspec.Struct, frozen=True):
-    """One container's place in one network: `id` names it for detach and gc, `netns` is "" where none is made."""
+    """One container's place in one network; `netns` is "" where none is made.
+
+    `id` names it for detach and gc; it may hold a slash, so it is no file name.
+    """
 
     id: str
     namespace: str
