@@ -35,10 +35,9 @@ __all__ = ["Answer", "Container", "Host"]
 
 Answer = Callable[[IntermodalError | None], object]
 
+#: Seconds that commands which start a process have once init has ended.
+_START_WITHIN = 1.0
 _ID = re.compile(r"[A-Za-z0-9]+(?:[._-][A-Za-z0-9]+)*")
-# An unescaped quote cannot be inside a JSON string, so these match keys and values only.
-_POSTSTOP = re.compile(rb'"poststop"\s*:\s*\[\s*\{')
-_PID_NAMESPACE = re.compile(rb'\{[^{}]*"type"\s*:\s*"pid"[^{}]*\}')
 
 
 class Host(Protocol):
@@ -204,7 +203,7 @@ class Container:
         process.spec = b""
         arguments = ["--process", spec, "--detach", "--pid-file", pid_file]
         arguments += ["--console-socket", stdio.console_path] if stdio.console_path else []
-        self._run("exec", *arguments, self.id, ended=ended, fds=stdio.fds)
+        process.command = self._run("exec", *arguments, self.id, ended=ended, fds=stdio.fds)
 
     def exec(self, exec_id: str, streams: Streams, spec: bytes) -> None:
         """Add a process, to be started later."""
@@ -237,6 +236,8 @@ class Container:
             if not self._own_pids:
                 self._kill_all()
             self._init_may_end()
+            if self._ending is not None:
+                self._host.loop.call_later(_START_WITHIN, self._give_up_starts)
         else:
             self._tell_end(process, status)
             self._init_may_end()
@@ -252,6 +253,12 @@ class Container:
             self._final_metrics = self.cgroup.metrics()
         if not self._poststop:
             self._enqueue(self._remove)
+
+    def _give_up_starts(self) -> None:
+        """A command that still starts a process in the ended container hangs; init's end waits no longer for it."""
+        for process in self.execs.values():
+            if process.starting and process.command:
+                os.kill(process.command, signal.SIGKILL)
 
     def _tell_end(self, process: Process, status: int) -> None:
         process.end(status)
@@ -443,15 +450,17 @@ class Container:
 
         self._run(verb, *arguments, ended=ended, fds=fds)
 
-    def _run(self, verb: str, *arguments: str, ended: Callable[..., object], **options: Any) -> None:
+    def _run(self, verb: str, *arguments: str, ended: Callable[..., object], **options: Any) -> int:
+        """The command's pid, 0 when there is none and `ended` was called with why."""
         try:
-            self._runtime.run(verb, *arguments, ended=ended, **options)
+            return self._runtime.run(verb, *arguments, ended=ended, **options)
         except IntermodalError as error:
             ended(error, b"")
+            return 0
 
     def _open(self, process: Process, name: str, ready: Answer) -> None:
-        env = {**os.environ, "CONTAINER_ID": self.id, "CONTAINER_NAMESPACE": self._host.namespace}
-        process.stdio = Stdio(self._host.loop, process.streams, env, process.drained)
+        identity = self.id, self._host.namespace
+        process.stdio = Stdio(self._host.loop, process.streams, identity, process.drained)
         process.stdio.open(self.bundle, name, ready)
 
     def _take_up(self, process: Process, pid_file: str) -> IntermodalError | None:
@@ -461,6 +470,7 @@ class Container:
                 process.pid = int(file.read())
             if process is self.init:
                 self.cgroup = Cgroup(process.pid)
+                self._own_pids = _is_first(process.pid)
             process.streaming().started()
         except (IntermodalError, OSError, ValueError) as error:
             return _by_meaning(error, f"taking up process {process.exec_id or 'init'} of container {self.id}")
@@ -469,9 +479,8 @@ class Container:
     def _read_spec(self) -> None:
         with open(os.path.join(self.bundle, "config.json"), "rb", buffering=0) as file:
             spec = file.read()
-        self._poststop = _POSTSTOP.search(spec) is not None
-        namespace = _PID_NAMESPACE.search(spec)
-        self._own_pids = namespace is not None and b'"path"' not in namespace.group()
+        # An unescaped quote cannot be inside a JSON string: this is the hooks' key, be its list empty or not.
+        self._poststop = b'"poststop"' in spec
 
     def _expect(self, *statuses: int) -> None:
         if self.init.status not in statuses:
@@ -549,6 +558,14 @@ def _by_meaning(error: Exception, doing: str) -> IntermodalError:
     if isinstance(error, IntermodalError):
         return error
     return from_os_error(error, doing) if isinstance(error, OSError) else IntermodalError(f"{doing}: {error}")
+
+
+def _is_first(pid: int) -> bool:
+    """Whether the process is the init of a pid namespace, with whose end the kernel ends all others in it."""
+    with open(f"/proc/{pid}/status", "rb", buffering=0) as file:
+        status = file.read()
+    _, _, pids = status.partition(b"\nNSpid:")
+    return pids.partition(b"\n")[0].split()[-1:] == [b"1"]
 
 
 def _check_signal(number: int) -> None:

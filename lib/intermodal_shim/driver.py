@@ -9,7 +9,7 @@ import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from google.protobuf.empty_pb2 import Empty
 from google.protobuf.message import Message
@@ -33,7 +33,7 @@ from intermodal_ttrpc.channel import bind
 from intermodal_ttrpc.client import Client
 
 from intermodal_shim.remains import Record, clean
-from intermodal_shim.runtime import Options, find
+from intermodal_shim.runtime import Options, arguments, find
 from intermodal_shim.zygote import Zygote
 
 __all__ = ["FORKED", "ShimRuntime"]
@@ -266,17 +266,12 @@ class ShimRuntime:
             with contextlib.suppress(NotFound):
                 await self.connect(task, request.bundle)
                 raise AlreadyExists(f"task {task.namespace}/{task.id} has a shim already")
-        config: dict[str, Any] = {
-            "namespace": task.namespace,
-            "log": os.path.join(request.bundle, "shim.log"),
-            "events": self._events,
-            "all_events": self._all_events,
-            "options": options._asdict(),
-        }
+        log = os.path.join(request.bundle, "shim.log")
+        args = arguments(task.namespace, log, self._events, self._all_events, options)
         try:
             with bind(path) as sock:
                 # The socket listens already: the shim finds its first call waiting.
-                forking = asyncio.ensure_future(self._zygote.fork(config, sock.fileno()))
+                forking = asyncio.ensure_future(self._zygote.fork(args, sock.fileno()))
                 creating = asyncio.ensure_future(self._call_create(task, request))
                 try:
                     pid = self._pids[task] = await forking

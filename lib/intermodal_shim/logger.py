@@ -34,7 +34,7 @@ class Logger:
         self,
         loop: Loop,
         uri: str,
-        env: Mapping[str, str],
+        env: Mapping[bytes, bytes],
         ready: Callable[[IntermodalError | None], object],
         on_end: Callable[[], object],
     ) -> None:

@@ -86,7 +86,7 @@ class Loop:
     def spawn(
         self,
         argv: list[str],
-        env: Mapping[str, str],
+        env: Mapping[bytes, bytes],
         fds: Mapping[int, int],
         ended: Callable[[int], Any],
     ) -> int:

@@ -6,7 +6,8 @@ import gc
 import os
 import socket
 import time
-from typing import Any, Final
+from collections.abc import Sequence
+from typing import Final
 
 from google.protobuf.message import Message
 from intermodal_core import syscalls
@@ -29,16 +30,12 @@ IDLE = 30.0
 FAREWELL = 10.0
 
 
-def main(args: list[Any], fds: list[int]) -> int:
-    """Serve the task API on the listening unix socket `fds[0]`.
-
-    `args` holds one dict: namespace, log (a file's path, made when there is something to say), events (the daemon's ttrpc
-    socket, "" for none), all_events (those of the tasks manager, too), options (the fields of `runtime.Options`).
-    """
+def main(args: Sequence[str], fds: Sequence[int]) -> int:
+    """Serve the task API on the listening unix socket `fds[0]`. `args` are those of `runtime.arguments`."""
     gc.freeze()
     gc.disable()
     syscalls.prctl(_PR_SET_CHILD_SUBREAPER, 1)
-    shim = Shim(args[0], socket.socket(fileno=fds[0]))
+    shim = Shim(args, socket.socket(fileno=fds[0]))
     shim.loop.take_signals()
     shim.run()
     return 0
@@ -47,14 +44,13 @@ def main(args: list[Any], fds: list[int]) -> int:
 class Shim:
     """Holds the containers, and what they share."""
 
-    def __init__(self, config: dict[str, Any], sock: socket.socket, loop: Loop | None = None) -> None:
+    def __init__(self, args: Sequence[str], sock: socket.socket, loop: Loop | None = None) -> None:
         self.loop = loop or Loop(self._defect)
-        self.namespace: str = config["namespace"]
-        self.options = Options(**config["options"])
-        self._log_path: str = config["log"]
+        self.namespace, self._log_path, events, binary, root, every, systemd, no_pivot, no_keyring = args
+        self.options = Options(binary, root, bool(systemd), bool(no_pivot), bool(no_keyring))
         self._log = -1
-        self._all_events: bool = config["all_events"]
-        self._events = Publisher(self.loop, config["events"], self.namespace, self.log, self._quiet)
+        self._all_events = bool(every)
+        self._events = Publisher(self.loop, events, self.namespace, self.log, self._quiet)
         self._containers: dict[str, Container] = {}
         self._runtimes: dict[Options, Runtime] = {}
         self._ending = False

@@ -18,12 +18,14 @@ UNKNOWN, CREATED, RUNNING, STOPPED, PAUSED, PAUSING = range(6)
 class Process:
     """Init (exec id "") or an exec process.
 
-    `starting` while its start is not answered yet: an exit that comes earlier is kept in `early`.
+    `starting` while its start is not answered yet: an exit that comes earlier is kept in `early`. `command` is the pid of
+    the runtime's command that starts it.
     """
 
     __slots__ = (
         "_drained",
         "_ended",
+        "command",
         "early",
         "exec_id",
         "exit_status",
@@ -44,6 +46,7 @@ class Process:
         self.status = UNKNOWN if not exec_id else CREATED
         self.exit_status = 0
         self.exited_at = 0
+        self.command = 0
         self.starting = False
         self.early: int | None = None
         self.stdio: Stdio | None = None

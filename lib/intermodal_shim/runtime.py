@@ -24,7 +24,10 @@ from intermodal_core.errors import (
 
 from intermodal_shim.loop import Loop
 
-__all__ = ["Options", "Runtime", "find"]
+__all__ = ["ENVIRONMENT", "Options", "Runtime", "arguments", "find"]
+
+#: Of the runtime's commands and of loggers. Made once, before the fork: it is the spawner's, and so the daemon's.
+ENVIRONMENT = {key: value for key, value in os.environb.items() if key not in (b"NOTIFY_SOCKET", b"LISTEN_FDS")}
 
 _LOG = 3
 _REPORT = 64 << 10
@@ -76,13 +79,22 @@ class Options(NamedTuple):
         )
 
 
+def arguments(namespace: str, log: str, events: str, all_events: bool, options: Options) -> list[str]:
+    """What a shim's `main` is given: plain strings, whose reading costs no memory.
+
+    `log` is a file's path, made when there is something to say; `events` the daemon's ttrpc socket, "" for none; with
+    `all_events` those of the tasks manager are told, too.
+    """
+    flags = (all_events, options.systemd_cgroup, options.no_pivot, options.no_new_keyring)
+    return [namespace, log, events, options.binary, options.root, *("y" if flag else "" for flag in flags)]
+
+
 class Runtime:
     """Starts the runtime's commands; each is a child whose end is called back."""
 
     def __init__(self, loop: Loop, options: Options) -> None:
         self._loop = loop
         self.options = options
-        self._env = {key: value for key, value in os.environ.items() if key not in ("NOTIFY_SOCKET", "LISTEN_FDS")}
 
     def run(
         self,
@@ -111,7 +123,7 @@ class Runtime:
 
         try:
             given = {1: report, 2: report, **(fds or {}), _LOG: report}
-            return self._loop.spawn(argv, self._env, given, command_ended)
+            return self._loop.spawn(argv, ENVIRONMENT, given, command_ended)
         except OSError as error:
             os.close(report)
             raise missing(options.binary, error) from error

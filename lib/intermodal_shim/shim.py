@@ -1,8 +1,73 @@
 """What the spawner preloads and forks; loading it readies the code. Only a spawner imports it."""
 
+from __future__ import annotations
+
+import ctypes
+import gc
+import os
+import signal
+import socket
+import sys
+from typing import Any
+
+from intermodal_shim.main import main
 from intermodal_shim.warm import rehearse
-from intermodal_shim.zygote import zygote
 
 __all__ = ["zygote"]
+
+_REQUEST = 16 << 10
+_POOL = 16 << 10
+_MAX_FILLERS = 4096
+_BYTES_OVERHEAD = sys.getsizeof(b"")
+# libc's own. os.fork runs what Python registers for children that go on with threads; those hooks write to a hundred
+# pages, and neither a zygote nor a shim ever has a thread. PyDLL keeps the interpreter's lock held meanwhile.
+_fork = ctypes.PyDLL(None, use_errno=True).fork
+
+
+def zygote(args: list[Any], fds: list[int]) -> int:
+    """Fork a shim for each packet on the socket `fds[0]`: the arguments of `main`, joined by NUL, and its socket. Until EOF.
+
+    The answer is the pid, or a negative errno.
+    """
+    control = socket.socket(fileno=fds[0])
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for shims: who needs to know of their ends has pidfds
+    gc.disable()
+    gc.freeze()
+    filler = _fill_pools()  # noqa: F841 - held for as long as the zygote lives
+    while True:
+        config, received, _, _ = socket.recv_fds(control, _REQUEST, 1, socket.MSG_CMSG_CLOEXEC)
+        if not config:
+            return 0
+        pid = _fork()
+        if pid == 0:
+            control.close()
+            # A group of its own, but the zygote's session: a new one is a new scheduling group, which costs each start.
+            os.setpgid(0, 0)
+            return main(config.decode(errors="surrogateescape").split("\0"), received)
+        os.close(received[0])
+        try:
+            control.send(b"%d" % (pid if pid > 0 else -ctypes.get_errno()))
+        except OSError:
+            return 0  # the daemon is gone
+
+
+def _fill_pools() -> list[object]:
+    """Objects in every hole that small objects leave, so that a shim's own ones lie together in pages of their own.
+
+    Python's allocator has pools of 16 KiB for each size up to 512 bytes, and reuses what is free in the old ones first.
+    """
+    filler: list[object] = []
+    for size in range(16, 513, 16):
+        fresh, pool, count = 0, 0, 0
+        while fresh < (_POOL // size) // 2 and count < _MAX_FILLERS:
+            made: object = (
+                object() if size == 16 else (1 << 40) + count if size == 32 else bytes(size - _BYTES_OVERHEAD)
+            )
+            filler.append(made)
+            fresh = fresh + 1 if id(made) // _POOL == pool else 0
+            pool = id(made) // _POOL
+            count += 1
+    return filler
+
 
 rehearse()

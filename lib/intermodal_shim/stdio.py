@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import NamedTuple
 
 from intermodal_core.errors import FailedPrecondition, IntermodalError, Internal, InvalidArgument, from_os_error
@@ -14,6 +14,7 @@ from intermodal_shim.console import ConsoleSocket
 from intermodal_shim.crilog import CriLog, CriSink, open_cri_log
 from intermodal_shim.logger import Logger
 from intermodal_shim.loop import Loop
+from intermodal_shim.runtime import ENVIRONMENT
 from intermodal_shim.sinks import Sink, open_attached, open_file, open_path
 from intermodal_shim.streams import DEADLINE, Input, Output
 
@@ -33,14 +34,18 @@ class Streams(NamedTuple):
 
 
 class Stdio:
-    """Opened by `open`; then the command is started with `fds` and `--console-socket console_path`, and `started` called at
+    """The streams of a process of the container `identity`, its id and namespace.
+
+    Opened by `open`; then the command is started with `fds` and `--console-socket console_path`, and `started` called at
     its good end. `process_ended` at the process's; `on_drained` is called when no output is left. `close` gives up.
     """
 
-    def __init__(self, loop: Loop, streams: Streams, env: Mapping[str, str], on_drained: Callable[[], object]) -> None:
+    def __init__(
+        self, loop: Loop, streams: Streams, identity: tuple[str, str], on_drained: Callable[[], object]
+    ) -> None:
         self._loop = loop
         self._streams = streams
-        self._env = env
+        self._identity = identity
         self._on_drained = on_drained
         self._input: Input | None = None
         self._outputs: dict[str, Output] = {}
@@ -217,7 +222,9 @@ class Stdio:
                 ready(None)
 
         self._unready += 1
-        logger = Logger(self._loop, uri, self._env, told, self._drained_maybe)
+        id, namespace = self._identity
+        env = {**ENVIRONMENT, b"CONTAINER_ID": id.encode(), b"CONTAINER_NAMESPACE": namespace.encode()}
+        logger = Logger(self._loop, uri, env, told, self._drained_maybe)
         self._loggers.append(logger)
         return logger
 

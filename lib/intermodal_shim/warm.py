@@ -27,6 +27,7 @@ from intermodal_ttrpc.dispatch import Listener
 from intermodal_shim import service
 from intermodal_shim.loop import Loop
 from intermodal_shim.main import Shim
+from intermodal_shim.runtime import Options, arguments
 
 __all__ = ["rehearse"]
 
@@ -45,7 +46,7 @@ class _Rehearsal(Loop):
         self._pids = itertools.count(1 << 24)  # above every pid there can be
 
     def spawn(
-        self, argv: list[str], env: Mapping[str, str], fds: Mapping[int, int], ended: Callable[[int], Any]
+        self, argv: list[str], env: Mapping[bytes, bytes], fds: Mapping[int, int], ended: Callable[[int], Any]
     ) -> int:
         """As a Loop's, without a command."""
         if "--pid-file" in argv:
@@ -72,8 +73,8 @@ def rehearse() -> None:
     loop = _Rehearsal()
     try:
         told = Listener(bind(f"{directory}/events"), loop, _EVENTS)
-        config = {"namespace": "n", "log": f"{directory}/log", "events": f"{directory}/events", "all_events": False}
-        shim = Shim({**config, "options": {}}, bind(f"{directory}/shim"), loop)
+        args = arguments("n", f"{directory}/log", f"{directory}/events", False, Options())
+        shim = Shim(args, bind(f"{directory}/shim"), loop)
         for name in ("stdin", "stdout"):
             os.mkfifo(f"{directory}/{name}")
         with open(f"{directory}/config.json", "wb") as file:

@@ -3,6 +3,7 @@
 import asyncio
 import os
 import signal
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -332,5 +333,28 @@ def test_a_stopped_runtime_command_disturbs_no_other(
         await runtime.cleanup(tasks[0], str(stuck))
         with pytest.raises(IntermodalError):
             await pausing
+
+    with_daemon(body, binary=str(fake))
+
+
+def test_a_stopped_exec_does_not_hold_the_exit_of_init(
+    make_bundle: MakeBundle, with_daemon: Any, make_process: Any, tmp_path: Path
+) -> None:
+    bundle = make_bundle("held", "sleep", "1000")
+    fake = tmp_path / "runc-that-stops"
+    fake.write_text('#!/bin/sh\ncase "$*" in *" exec "*) kill -STOP $$;; esac\nexec runc "$@"\n')
+    fake.chmod(0o755)
+
+    async def body(daemon: Any) -> None:
+        runtime = daemon.runtime
+        task = await daemon.create(bundle)
+        await runtime.start(task)
+        await runtime.exec(task, "e", make_process("true"), Stdio())
+        starting = asyncio.ensure_future(runtime.start(task, "e"))
+        begun = time.monotonic()
+        await daemon.end(task)
+        assert time.monotonic() - begun < 2
+        with pytest.raises(IntermodalError, match="137"):
+            await starting
 
     with_daemon(body, binary=str(fake))

@@ -10,6 +10,7 @@ from typing import Any
 from intermodal_core.contracts.runtimes import TaskRef
 from intermodal_core.errors import Unavailable
 from intermodal_shim.driver import FORKED
+from intermodal_shim.runtime import Options, arguments
 from intermodal_shim.zygote import Zygote
 from intermodal_ttrpc.channel import bind
 
@@ -49,9 +50,9 @@ def test_a_zygote_that_dies_is_replaced_and_its_shims_live_on(make_bundle: MakeB
 def test_many_at_once(spawner: Any, tmp_path: Path) -> None:
     async def main() -> None:
         zygote = Zygote(spawner, f"{FORKED}:zygote")
-        config = {"namespace": "n", "log": "/dev/null", "events": "", "all_events": False, "options": {}}
+        args = arguments("n", "/dev/null", "", False, Options())
         with bind(str(tmp_path / "s")) as sock:
-            pids = await asyncio.gather(*(zygote.fork(config, sock.fileno()) for _ in range(50)))
+            pids = await asyncio.gather(*(zygote.fork(args, sock.fileno()) for _ in range(50)))
         assert len(set(pids)) == 50
         for pid in pids:
             assert Path(f"/proc/{pid}/comm").read_text() == "shim\n"
