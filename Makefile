@@ -28,6 +28,7 @@ lint: venv ## style, types, import arrows
 	$(BIN)/mypy core client lib plugins tests bench
 	$(BIN)/lint-imports
 	@tools/check-proto
+	@$(BIN)/python tools/generate-sync --check
 
 proto: venv ## generate api/intermodal_api from api/proto
 	$(BIN)/python tools/generate-proto
