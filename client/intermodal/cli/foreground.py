@@ -14,6 +14,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+    from intermodal.cli.channel import Call
     from intermodal.cli.main import Session
 
 __all__ = ["run_process"]
@@ -34,33 +35,52 @@ def run_process(
     if timings:
         params["timings"] = True
     streams = [0, 1, 2] if interactive else [1, 2]
-    phases: list[Any] = []
     with session.call(method, streams, **params) as call, ExitStack() as restore:
-
-        def forward(number: int, _: Any) -> None:
-            call.send(signal=number)
-
-        def resize(*_: Any) -> None:
-            if (now := terminal.size()) is not None:
-                call.send(resize=now)
-
-        def started(line: dict[str, Any], _: list[int]) -> None:
-            phases[:] = line["event"]["started"].get("timings", [])
-            for number in FORWARDED:
-                signal.signal(number, forward)
-            if tty:
-                signal.signal(signal.SIGWINCH, resize)
-                resize()
-
+        process = _Process(call, tty)
+        for number in FORWARDED:
+            signal.signal(number, process.forward)
         if interactive and tty:
             restore.enter_context(terminal.Raw(0))
         try:
-            status: int = call.result(started)["status"]
+            status: int = call.result(process.started)["status"]
         except DaemonError as error:
+            if error.reason == "cancelled" and process.asked:
+                return 128 + process.asked
             raise _by_meaning(error) from None
-    if phases:
-        show_timings(phases)
+    if process.phases:
+        show_timings(process.phases)
     return status
+
+
+class _Process:
+    """What we know of it while we wait."""
+
+    def __init__(self, call: Call, tty: bool) -> None:
+        self._call = call
+        self._tty = tty
+        self._runs = False
+        self.asked = 0
+        self.phases: list[Any] = []
+
+    def started(self, line: dict[str, Any], _: list[int]) -> None:
+        """It runs."""
+        self._runs = True
+        self.phases = line["event"]["started"].get("timings", [])
+        if self._tty:
+            signal.signal(signal.SIGWINCH, self.resize)
+            self.resize()
+
+    def forward(self, number: int, _: Any) -> None:
+        """Pass a signal on. Before it runs, the daemon takes it as giving up; who asks twice does not wait for that."""
+        if self.asked and not self._runs:
+            raise KeyboardInterrupt
+        self.asked = number
+        self._call.send(signal=number)
+
+    def resize(self, *_: Any) -> None:
+        """Tell the size of our terminal."""
+        if (now := terminal.size()) is not None:
+            self._call.send(resize=now)
 
 
 def show_timings(phases: list[Any]) -> None:

@@ -139,7 +139,7 @@ class Methods:
         return composite
 
     def table(self) -> dict[str, Method]:
-        """The rows. `cancel`: the client's closing ends it; whatever else has begun goes on without the client."""
+        """The rows. `cancel`: the client's closing ends it, of a process until it has started; all else goes on without it."""
         return {
             "version": Method(self._version),
             "plugins.list": Method(self._plugins),
@@ -147,10 +147,10 @@ class Methods:
             "images.from_rootfs": Method(self._from_rootfs, cancel=True),
             "images.list": Method(self._list_images, cancel=True),
             "images.remove": Method(self._remove_image),
-            "containers.run": Method(self._run, cancel=True),  # until the process has started
+            "containers.run": Method(self._run, cancel=True),
             "containers.create": Method(self._create, cancel=True),
-            "containers.start": Method(self._start),
-            "containers.exec": Method(self._exec),
+            "containers.start": Method(self._start, cancel=True),
+            "containers.exec": Method(self._exec, cancel=True),
             "containers.list": Method(self._list_containers, cancel=True),
             "containers.get": Method(self._on("get"), cancel=True),
             "containers.inspect": Method(self._on("inspect"), cancel=True),

@@ -48,7 +48,7 @@ class Line(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_default
 
 
 class Call:
-    """What a method may do with its call. `cancel` says whether the client's closing ends the method."""
+    """What a method may do with its call. `cancel` says whether the client's closing, or a signal, ends the method."""
 
     def __init__(self, connection: Connection, request: Request, descriptors: list[int], cancel: bool) -> None:
         self._connection = connection
@@ -100,13 +100,19 @@ class Call:
         await flush()
 
     async def read(self) -> None:
-        """Take the client's further lines into `lines`, None at its end. Raises InvalidArgument."""
+        """Take the client's further lines into `lines`, None at its end: its closing, or a signal while `cancel` holds.
+
+        Raises InvalidArgument.
+        """
         try:
-            while (line := await self._connection.receive()) is not None:
+            while (text := await self._connection.receive()) is not None:
                 try:
-                    self.lines.put_nowait(msgspec.json.decode(line, type=Line))
+                    line = msgspec.json.decode(text, type=Line)
                 except msgspec.DecodeError as error:
                     raise InvalidArgument(f"a line that came while the call ran: {error}") from None
+                if self.cancel and line.signal is not None:
+                    return
+                self.lines.put_nowait(line)
         finally:
             self.lines.put_nowait(None)
 
@@ -209,7 +215,7 @@ class Server:
                 if not reading.done():
                     raise
                 wrong = reading.exception()
-                raise wrong or Cancelled("the client closed the call") from None
+                raise wrong or Cancelled("the client gave the call up") from None
         finally:
             for task in (working, reading):
                 task.cancel()
