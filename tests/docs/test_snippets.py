@@ -15,9 +15,11 @@ import sys
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import NamedTuple
 
 import pytest
+from intermodal_control.methods import Methods
 
 from tests.harness.daemon import BIN, PrivateDaemon
 from tests.harness.images import Built
@@ -146,3 +148,14 @@ def test_documents_that_the_code_names_exist() -> None:
         check=False,
     )
     assert {name for name in listed.stdout.split() if not (ROOT / name).exists()} == set()
+
+
+def test_the_control_protocol_lists_every_method() -> None:
+    methods = Methods(SimpleNamespace(events=None, registry=None)).table()  # type: ignore[arg-type]
+    text = (ROOT / "docs/control-protocol.md").read_text().partition("## Methods")[2]
+    named = {name for line in text.splitlines() if line.startswith("| `") for name in _first_cell(line)}
+    assert named == set(methods)
+
+
+def _first_cell(row: str) -> list[str]:
+    return re.findall(r"`([^`]+)`", row.split("|")[1])

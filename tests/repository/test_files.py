@@ -17,7 +17,7 @@ LONGEST = 600
 
 #: Written so that this file does not hold what it looks for.
 FORBIDDEN = re.compile(
-    r"/[w]ork/|/[o]pt/|(?i:[a]ssistant|[p]ypi\.org|[p]ythonhosted|index[-]url|find[-]links|[g]hcr\.io|[q]uay\.io|[g]cr\.io"
+    r"/[w]ork/|/[o]pt/[p]ypi|(?i:[a]ssistant|[p]ypi\.org|[p]ythonhosted|index[-]url|find[-]links|[g]hcr\.io|[q]uay\.io|[g]cr\.io"
     r"|registry[-]1\.)|\b([T]ODO|[F]IXME|[X]XX)\b"
 )
 
