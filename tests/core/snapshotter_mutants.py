@@ -1,27 +1,32 @@
 """Snapshotters with one fault each, which the kit must find: run by test_snapshotter_kit.py, not collected by itself."""
 
+from __future__ import annotations
+
 import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
 
 import msgspec
 import pytest
 from intermodal_core.contracts.common import Mount, Usage
+from intermodal_core.contracts.snapshotters import Kind, SnapshotInfo
 from intermodal_core.errors import FailedPrecondition, NotFound
-from intermodal_core.testing.snapshotters import SnapshotterKit
+from intermodal_core.testing.snapshotters import Factory, SnapshotterKit
 from intermodal_native.snapshotter import NativeSnapshotter
 from intermodal_snapshots.mounts import mount_all, unmount_all
 
 
 class _Kit(SnapshotterKit):
-    Mutant = NativeSnapshotter
+    Mutant: type[NativeSnapshotter] = NativeSnapshotter
 
     @pytest.fixture
-    def place(self, tmp_path):
+    def place(self, tmp_path: Path) -> Iterator[Path]:
         mount_all([Mount("tmpfs", "tmpfs", ("size=256m",))], tmp_path)
         yield tmp_path
         unmount_all(tmp_path)
 
     @pytest.fixture
-    def factory(self):
+    def factory(self) -> Factory:
         return lambda root: self.Mutant(root, sync_remove=True)
 
 
@@ -33,7 +38,7 @@ class TestS01(_Kit):
     class Mutant(NativeSnapshotter):
         """Records first, makes the files afterwards."""
 
-        def _create(self, key, parent, kind, labels):
+        def _create(self, key: str, parent: str, kind: Kind, labels: Mapping[str, str] | None) -> list[Mount]:
             self._records.check_free(key)
             below = self._records.parent_of(parent) if parent else None
             number = self._records.reserve()
@@ -47,7 +52,7 @@ class TestS02(_Kit):
     class Mutant(NativeSnapshotter):
         """Takes its active snapshots with it."""
 
-        def close(self):
+        def close(self) -> None:
             if self._lock >= 0:
                 for info in list(self.walk(("kind==active",))):
                     self.remove(info.key)
@@ -58,7 +63,7 @@ class TestS03(_Kit):
     class Mutant(NativeSnapshotter):
         """Refuses to start where a snapshot is broken."""
 
-        def __init__(self, root, **options):
+        def __init__(self, root: Path, **options: bool) -> None:
             super().__init__(root, **options)
             for info in self.walk(("kind==committed",)):
                 if not (self._directory(self._records.get(info.key).id) / "fs").exists():
@@ -70,7 +75,7 @@ class TestS04(_Kit):
     class Mutant(NativeSnapshotter):
         """Shares the parent's files with its children."""
 
-        def mounts_of(self, directory, kind, parents):
+        def mounts_of(self, directory: Path, kind: Kind, parents: list[Path]) -> list[Mount]:
             return super().mounts_of(parents[0] if parents else directory, kind, parents)
 
 
@@ -78,16 +83,16 @@ class TestS05(_Kit):
     class Mutant(NativeSnapshotter):
         """Takes any snapshot for a parent."""
 
-        def __init__(self, root, **options):
+        def __init__(self, root: Path, **options: bool) -> None:
             super().__init__(root, **options)
-            self._records.parent_of = self._records.get
+            setattr(self._records, "parent_of", self._records.get)  # noqa: B010 - a method is replaced
 
 
 class TestS06(_Kit):
     class Mutant(NativeSnapshotter):
         """Gives views that can be written."""
 
-        def mounts_of(self, directory, kind, parents):
+        def mounts_of(self, directory: Path, kind: Kind, parents: list[Path]) -> list[Mount]:
             return [Mount(m.type, m.source, ("rw", "rbind")) for m in super().mounts_of(directory, kind, parents)]
 
 
@@ -95,7 +100,7 @@ class TestS07(_Kit):
     class Mutant(NativeSnapshotter):
         """Lets a committed snapshot be mounted."""
 
-        def mounts(self, key):
+        def mounts(self, key: str) -> list[Mount]:
             return self._mounts(self._records.get(key))
 
 
@@ -103,7 +108,9 @@ class TestS08(_Kit):
     class Mutant(NativeSnapshotter):
         """Keeps the labels of prepare."""
 
-        def commit(self, name, key, labels=None, parent=None):
+        def commit(
+            self, name: str, key: str, labels: Mapping[str, str] | None = None, parent: str | None = None
+        ) -> None:
             super().commit(name, key, {**self.stat(key).labels, **(labels or {})}, parent)
 
 
@@ -111,7 +118,7 @@ class TestS09(_Kit):
     class Mutant(NativeSnapshotter):
         """Removes what has children."""
 
-        def remove(self, key):
+        def remove(self, key: str) -> None:
             for info in list(self.walk()):
                 if info.parent == key:
                     self.remove(info.key)
@@ -122,7 +129,7 @@ class TestS10(_Kit):
     class Mutant(NativeSnapshotter):
         """Forgets the parent."""
 
-        def stat(self, key):
+        def stat(self, key: str) -> SnapshotInfo:
             return msgspec.structs.replace(super().stat(key), parent="")
 
 
@@ -130,7 +137,7 @@ class TestS11(_Kit):
     class Mutant(NativeSnapshotter):
         """Adds labels where it should replace them."""
 
-        def update(self, key, labels):
+        def update(self, key: str, labels: Mapping[str, str]) -> SnapshotInfo:
             return super().update(key, {**self.stat(key).labels, **labels})
 
 
@@ -138,7 +145,7 @@ class TestS12(_Kit):
     class Mutant(NativeSnapshotter):
         """Wants all filters to match."""
 
-        def walk(self, filters=()):
+        def walk(self, filters: tuple[str, ...] = ()) -> Iterator[SnapshotInfo]:
             return super().walk((",".join(filters),) if filters else ())
 
 
@@ -146,7 +153,7 @@ class TestS13(_Kit):
     class Mutant(NativeSnapshotter):
         """Counts each hard link."""
 
-        def usage_of(self, directory):
+        def usage_of(self, directory: Path) -> Usage:
             size = inodes = 0
             for place, directories, files in os.walk(directory):
                 for name in (*directories, *files):
@@ -159,10 +166,10 @@ class TestS14(_Kit):
     class Mutant(NativeSnapshotter):
         """Deletes nothing."""
 
-        def delete(self, directory):
+        def delete(self, directory: Path) -> None:
             return
 
-        def cleanup(self):
+        def cleanup(self) -> None:
             return
 
 
@@ -170,7 +177,7 @@ class TestS14Greedy(_Kit):
     class Mutant(NativeSnapshotter):
         """Cleans up what others are making."""
 
-        def cleanup(self):
+        def cleanup(self) -> None:
             self._making.clear()
             super().cleanup()
 
@@ -179,7 +186,7 @@ class TestS15(_Kit):
     class Mutant(NativeSnapshotter):
         """Keeps a file open."""
 
-        def __init__(self, root, **options):
+        def __init__(self, root: Path, **options: bool) -> None:
             super().__init__(root, **options)
             self._kept = os.open(root, os.O_RDONLY)
 
@@ -188,7 +195,7 @@ class TestS09Error(_Kit):
     class Mutant(NativeSnapshotter):
         """Raises the wrong error for a snapshot with children."""
 
-        def remove(self, key):
+        def remove(self, key: str) -> None:
             try:
                 super().remove(key)
             except FailedPrecondition:

@@ -41,7 +41,8 @@ def failures(path: Path) -> dict[str, set[str]]:
     """The tests that failed, by class: each mutant meets the tests of its own rules only."""
     wanted = ["TestCorrect"]
     for name in mutants(path):
-        tests = " or ".join(f"_{rule.lower()}_" for rule in sorted(rules_named(name)))
+        rules = [(rule[0].lower(), int(rule[1:])) for rule in sorted(rules_named(name))]
+        tests = " or ".join(f"_{letter}{number}_ or _{letter}{number:02}_" for letter, number in rules)
         wanted.append(f"({name} and ({tests}))")
     command = [sys.executable, "-m", "pytest", "-q", "--tb=no", "-rfE", str(path), "-k", " or ".join(wanted)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)

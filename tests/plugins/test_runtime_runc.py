@@ -1,7 +1,6 @@
 """The plugin `runc`: what it makes of its config, and when it does not run."""
 
 import asyncio
-import logging
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,9 +11,10 @@ import pytest
 from intermodal_api.containerd.runtime.runc_options_pb2 import Options
 from intermodal_core.contracts.runtimes import CreateTask, Runtime, TaskRef
 from intermodal_core.errors import NotFound, PluginSkipped
-from intermodal_core.plugin import Context
 from intermodal_core.spawner import Spawner
 from intermodal_runc.plugin import Config, plugin
+
+from tests.harness.contexts import context_of
 
 
 @pytest.fixture(scope="module")
@@ -27,18 +27,7 @@ def spawner() -> Iterator[Spawner]:
 
 
 def make(tmp_path: Path, spawner: Any, **config: Any) -> Any:
-    context: Context[Any] = Context(
-        kind="runtimes",
-        name="runc",
-        config=msgspec.convert(config, Config),
-        root=tmp_path / "root",
-        state=tmp_path / "state",
-        address=str(tmp_path / "daemon.sock"),
-        log=logging.getLogger("test"),
-        events=None,  # type: ignore[arg-type]
-        spawner=spawner,
-        registry=None,  # type: ignore[arg-type]
-    )
+    context = context_of("runtimes", "runc", msgspec.convert(config, Config), tmp_path, spawner)
     return plugin.factory(context)
 
 

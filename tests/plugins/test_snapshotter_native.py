@@ -2,21 +2,24 @@
 
 import logging
 import os
-from types import SimpleNamespace
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from intermodal_core.contracts.common import Mount
-from intermodal_core.testing.snapshotters import SnapshotterKit
+from intermodal_core.testing.snapshotters import Factory, SnapshotterKit
 from intermodal_native.plugin import Config, plugin
 from intermodal_native.snapshotter import NativeSnapshotter
 from intermodal_snapshots.mounts import mount_all, unmount_all
+
+from tests.harness.contexts import context_of
 
 
 class TestOnDisk(SnapshotterKit):
     capabilities = frozenset(plugin.capabilities)
 
     @pytest.fixture
-    def factory(self):
+    def factory(self) -> Factory:
         return NativeSnapshotter
 
 
@@ -24,20 +27,19 @@ class TestInMemory(SnapshotterKit):
     capabilities = frozenset(plugin.capabilities)
 
     @pytest.fixture
-    def place(self, tmp_path):
+    def place(self, tmp_path: Path) -> Iterator[Path]:
         mount_all([Mount("tmpfs", "tmpfs", ("size=512m",))], tmp_path)
         yield tmp_path
         unmount_all(tmp_path)
 
     @pytest.fixture
-    def factory(self):
+    def factory(self) -> Factory:
         return lambda root: NativeSnapshotter(root, sync_remove=True)
 
 
-def test_plugin_says_how_it_copies(tmp_path, caplog):
-    context = SimpleNamespace(root_dir=lambda: tmp_path, config=Config(), log=logging.getLogger("native"))
+def test_plugin_says_how_it_copies(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO):
-        snapshotter = plugin.factory(context)
+        snapshotter = plugin.factory(context_of("snapshotters", "native", Config(), tmp_path))
     assert ("reflinks)" if snapshotter.reflink else "full copies") in caplog.text
     snapshotter.close()
-    assert sorted(os.listdir(tmp_path)) == ["records.db", "snapshots"]
+    assert sorted(os.listdir(tmp_path / "root")) == ["records.db", "snapshots"]

@@ -1,30 +1,31 @@
 """overlayfs keeps the snapshotter contract, on a disk and in memory; and what is its own."""
 
-import logging
 import os
+from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 from intermodal_core.contracts.common import Mount
 from intermodal_core.errors import FailedPrecondition, InvalidArgument, PluginSkipped
-from intermodal_core.testing.snapshotters import SnapshotterKit
+from intermodal_core.testing.snapshotters import Factory, SnapshotterKit
 from intermodal_overlayfs.plugin import Config, plugin
 from intermodal_overlayfs.snapshotter import OverlaySnapshotter, probe
 from intermodal_snapshots.mounts import filesystem_of, mount_all, mounts_below, temp_mount, unmount_all
+
+from tests.harness.contexts import context_of
 
 
 class TestOnDisk(SnapshotterKit):
     capabilities = frozenset(plugin.capabilities)
 
     @pytest.fixture
-    def place(self, tmp_path):
+    def place(self, tmp_path: Path) -> Path:
         if problem := probe(tmp_path):
             pytest.skip(f"overlay does not work on {filesystem_of(tmp_path)} here: {problem}")
         return tmp_path
 
     @pytest.fixture
-    def factory(self):
+    def factory(self) -> Factory:
         return OverlaySnapshotter
 
 
@@ -32,23 +33,18 @@ class TestInMemory(SnapshotterKit):
     capabilities = frozenset(plugin.capabilities)
 
     @pytest.fixture
-    def place(self, tmp_path):
+    def place(self, tmp_path: Path) -> Iterator[Path]:
         mount_all([Mount("tmpfs", "tmpfs", ("size=512m",))], tmp_path)
         yield tmp_path
         unmount_all(tmp_path)
 
     @pytest.fixture
-    def factory(self):
+    def factory(self) -> Factory:
         return lambda root: OverlaySnapshotter(root, sync_remove=True)
 
 
-def _context(root: Path, config: Config = Config()) -> SimpleNamespace:  # noqa: B008 - frozen
-    root.mkdir(exist_ok=True)
-    return SimpleNamespace(root_dir=lambda: root, config=config, log=logging.getLogger("test"))
-
-
 @pytest.fixture
-def memory(tmp_path):
+def memory(tmp_path: Path) -> Iterator[Path]:
     """A tmpfs, on which overlay works wherever the tests run."""
     mount_all([Mount("tmpfs", "tmpfs", ("size=64m",))], tmp_path)
     yield tmp_path
@@ -56,8 +52,10 @@ def memory(tmp_path):
     assert mounts_below(tmp_path) == []
 
 
-def test_plugin_makes_one_and_leaves_no_probe(memory):
-    snapshotter = plugin.factory(_context(memory / "root", Config(mount_options=("metacopy=off",))))
+def test_plugin_makes_one_and_leaves_no_probe(memory: Path) -> None:
+    snapshotter = plugin.factory(
+        context_of("snapshotters", "overlayfs", Config(mount_options=("metacopy=off",)), memory)
+    )
     assert sorted(os.listdir(memory / "root")) == ["records.db", "records.db-shm", "records.db-wal", "snapshots"]
     snapshotter.prepare("base")
     snapshotter.commit("base layer", "base")
@@ -68,18 +66,18 @@ def test_plugin_makes_one_and_leaves_no_probe(memory):
     snapshotter.close()
 
 
-def test_plugin_is_skipped_where_overlay_cannot_be(memory):
+def test_plugin_is_skipped_where_overlay_cannot_be(memory: Path) -> None:
     for name in ("lower", "upper", "work", "merged"):
         (memory / name).mkdir()
     options = (f"lowerdir={memory}/lower", f"upperdir={memory}/upper", f"workdir={memory}/work")
     mount_all([Mount("overlay", "overlay", options)], memory / "merged")
     with pytest.raises(PluginSkipped, match="overlay does not work on a filesystem of type overlay") as caught:
-        plugin.factory(_context(memory / "merged/root"))
+        plugin.factory(context_of("snapshotters", "overlayfs", Config(), memory / "merged"))
     assert "native" in caught.value.remedy
     assert os.listdir(memory / "merged/root") == []
 
 
-def test_mounts_have_the_forms_that_clients_know(memory):
+def test_mounts_have_the_forms_that_clients_know(memory: Path) -> None:
     snapshotter = OverlaySnapshotter(memory / "root")
     layers = memory / "root/snapshots"
     assert snapshotter.prepare("a") == [Mount("bind", f"{layers}/1/fs", ("rw", "rbind"))]
@@ -96,7 +94,7 @@ def test_mounts_have_the_forms_that_clients_know(memory):
     snapshotter.close()
 
 
-def test_hundreds_of_layers_are_mountable(memory):
+def test_hundreds_of_layers_are_mountable(memory: Path) -> None:
     snapshotter = OverlaySnapshotter(memory / "root")
     parent = ""
     for number in range(200):
@@ -114,13 +112,13 @@ def test_hundreds_of_layers_are_mountable(memory):
     snapshotter.close()
 
 
-def test_a_root_that_overlayfs_would_misread_is_refused(memory):
+def test_a_root_that_overlayfs_would_misread_is_refused(memory: Path) -> None:
     for name in ("a:b", "a,b", "a\\b"):
         with pytest.raises(InvalidArgument, match="comma, colon or backslash"):
             OverlaySnapshotter(memory / name)
 
 
-def test_a_second_process_is_refused(memory):
+def test_a_second_process_is_refused(memory: Path) -> None:
     first = OverlaySnapshotter(memory / "root")
     with pytest.raises(FailedPrecondition, match="Another process"):
         OverlaySnapshotter(memory / "root")

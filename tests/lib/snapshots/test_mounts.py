@@ -1,6 +1,9 @@
 """Mounts: options become flags, lists are mounted whole or not at all, and nothing stays."""
 
 import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 from intermodal_core import syscalls as sc
@@ -19,7 +22,7 @@ TMPFS = Mount("tmpfs", "tmpfs", ("size=4m",))
 
 
 @pytest.fixture
-def top(tmp_path):
+def top(tmp_path: Path) -> Iterator[Path]:
     yield tmp_path
     assert mounts_below(tmp_path) == []
 
@@ -35,17 +38,17 @@ def top(tmp_path):
         (("relatime", "userxattr"), sc.MS_RELATIME, ("userxattr",), ()),
     ],
 )
-def test_options(options, flags, data, propagation):
+def test_options(options: tuple[str, ...], flags: int, data: tuple[str, ...], propagation: tuple[int, ...]) -> None:
     assert parse_options(options) == (flags, data, propagation)
 
 
 @pytest.mark.parametrize("options", [("",), ("ro", "a\0b")])
-def test_malformed_options(options):
+def test_malformed_options(options: tuple[str, ...]) -> None:
     with pytest.raises(InvalidArgument):
         parse_options(options)
 
 
-def test_a_list_is_mounted_in_order_and_unmounted(top):
+def test_a_list_is_mounted_in_order_and_unmounted(top: Path) -> None:
     (top / "source").mkdir()
     (top / "source/file").write_text("x")
     point = top / "a point"
@@ -69,11 +72,11 @@ def test_a_list_is_mounted_in_order_and_unmounted(top):
     unmount_all(point)
 
 
-def _fields(mount):
+def _fields(mount: Mount) -> dict[str, Any]:
     return {name: getattr(mount, name) for name in mount.__struct_fields__}
 
 
-def test_a_target_never_leads_out(top):
+def test_a_target_never_leads_out(top: Path) -> None:
     (top / "outside").mkdir()
     (top / "root/outside").mkdir(parents=True)
     (top / "root/link").symlink_to("/outside")
@@ -84,7 +87,7 @@ def test_a_target_never_leads_out(top):
         unmount_all(top / "root")
 
 
-def test_nothing_stays_where_one_fails(top):
+def test_nothing_stays_where_one_fails(top: Path) -> None:
     with pytest.raises(NotFound):
         mount_all([TMPFS, Mount("bind", str(top / "nowhere"), ("rbind",))], top)
     with pytest.raises(InvalidArgument):
@@ -93,7 +96,7 @@ def test_nothing_stays_where_one_fails(top):
         mount_all([Mount("tmpfs", "tmpfs", ("x" * 5000,))], top)
 
 
-def test_busy_mounts_are_detached(top):
+def test_busy_mounts_are_detached(top: Path) -> None:
     mount_all([TMPFS], top)
     with open(top / "file", "w") as file:
         unmount_all(top)
@@ -101,7 +104,7 @@ def test_busy_mounts_are_detached(top):
         file.write("still there")
 
 
-def test_temp_mount_is_undone_after_an_error(top):
+def test_temp_mount_is_undone_after_an_error(top: Path) -> None:
     with pytest.raises(KeyError), temp_mount([TMPFS], top) as place:
         raise KeyError(filesystem_of(place))
     assert os.listdir(top) == []

@@ -2,24 +2,26 @@
 
 import sqlite3
 import threading
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from intermodal_core.contracts.common import Mount, Usage
 from intermodal_core.errors import DataLoss, FailedPrecondition, NotFound, ResourceExhausted
 from intermodal_native.snapshotter import NativeSnapshotter
 from intermodal_snapshots.mounts import mount_all, unmount_all
-from intermodal_snapshots.records import Records
+from intermodal_snapshots.records import Record, Records
 
 
 @pytest.fixture
-def records(tmp_path):
+def records(tmp_path: Path) -> Iterator[Records]:
     records = Records(tmp_path / "records.db")
     yield records
     records.close()
 
 
-def test_ids_are_never_used_twice(tmp_path):
-    seen = []
+def test_ids_are_never_used_twice(tmp_path: Path) -> None:
+    seen: list[int] = []
     for _ in range(3):
         records = Records(tmp_path / "records.db")
         numbers = [records.reserve() for _ in range(100)]
@@ -31,8 +33,8 @@ def test_ids_are_never_used_twice(tmp_path):
     assert seen == sorted(seen)
 
 
-def test_ids_are_unique_among_threads(records):
-    numbers = []
+def test_ids_are_unique_among_threads(records: Records) -> None:
+    numbers: list[int] = []
     threads = [
         threading.Thread(target=lambda: numbers.extend(records.reserve() for _ in range(200))) for _ in range(16)
     ]
@@ -43,8 +45,9 @@ def test_ids_are_unique_among_threads(records):
     assert len(set(numbers)) == 3200
 
 
-def test_chain_is_told_nearest_first(records):
-    below, ids = None, []
+def test_chain_is_told_nearest_first(records: Records) -> None:
+    below: Record | None = None
+    ids: list[int] = []
     for layer in range(5):
         number = records.reserve()
         records.create(number, "work", "active", below)
@@ -55,7 +58,7 @@ def test_chain_is_told_nearest_first(records):
     assert records.ids() == set(ids)
 
 
-def test_a_parent_of_the_same_name_is_not_the_same_parent(records):
+def test_a_parent_of_the_same_name_is_not_the_same_parent(records: Records) -> None:
     records.create(records.reserve(), "work", "active")
     records.commit("base", "work")
     old = records.parent_of("base")
@@ -66,7 +69,7 @@ def test_a_parent_of_the_same_name_is_not_the_same_parent(records):
         records.create(records.reserve(), "run", "active", old)
 
 
-def test_usage_is_kept_for_committed_ones_only(records):
+def test_usage_is_kept_for_committed_ones_only(records: Records) -> None:
     number = records.reserve()
     records.create(number, "work", "active")
     records.keep_usage(number, Usage(1, 2))
@@ -76,7 +79,7 @@ def test_usage_is_kept_for_committed_ones_only(records):
     assert records.kept_usage(number) == Usage(1, 2)
 
 
-def test_a_newer_format_is_refused(tmp_path):
+def test_a_newer_format_is_refused(tmp_path: Path) -> None:
     Records(tmp_path / "records.db").close()
     db = sqlite3.connect(tmp_path / "records.db")
     db.execute("PRAGMA user_version = 99")
@@ -85,13 +88,13 @@ def test_a_newer_format_is_refused(tmp_path):
         Records(tmp_path / "records.db")
 
 
-def test_a_damaged_file_is_told(tmp_path):
+def test_a_damaged_file_is_told(tmp_path: Path) -> None:
     (tmp_path / "records.db").write_bytes(b"this is no database" * 1000)
     with pytest.raises(DataLoss, match=r"records\.db is damaged"):
         Records(tmp_path / "records.db")
 
 
-def test_a_closed_one_says_so(tmp_path):
+def test_a_closed_one_says_so(tmp_path: Path) -> None:
     records = Records(tmp_path / "records.db")
     records.close()
     records.close()
@@ -99,7 +102,7 @@ def test_a_closed_one_says_so(tmp_path):
         records.get("key")
 
 
-def test_lost_records_do_not_take_the_snapshots_along(tmp_path):
+def test_lost_records_do_not_take_the_snapshots_along(tmp_path: Path) -> None:
     snapshotter = NativeSnapshotter(tmp_path)
     snapshotter.prepare("run")
     snapshotter.close()
@@ -109,12 +112,12 @@ def test_lost_records_do_not_take_the_snapshots_along(tmp_path):
     assert (tmp_path / "snapshots/1/fs").is_dir()
 
 
-def _fill_up(snapshotter):
+def _fill_up(snapshotter: NativeSnapshotter) -> None:
     for number in range(10):
         snapshotter.prepare(f"run-{number}", "base")
 
 
-def test_a_full_disk(tmp_path):
+def test_a_full_disk(tmp_path: Path) -> None:
     mount_all([Mount("tmpfs", "tmpfs", ("size=2m",))], tmp_path)
     try:
         snapshotter = NativeSnapshotter(tmp_path / "root")

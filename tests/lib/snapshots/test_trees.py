@@ -31,7 +31,7 @@ def _deep(top: Path) -> None:
     os.close(fd)
 
 
-def test_deep_trees_are_measured_copied_and_removed(tmp_path):
+def test_deep_trees_are_measured_copied_and_removed(tmp_path: Path) -> None:
     top = tmp_path / "top"
     top.mkdir()
     _deep(top)
@@ -44,7 +44,7 @@ def test_deep_trees_are_measured_copied_and_removed(tmp_path):
     assert os.listdir(tmp_path) == []
 
 
-def test_wide_trees_are_removed(tmp_path):
+def test_wide_trees_are_removed(tmp_path: Path) -> None:
     top = tmp_path / "top"
     top.mkdir()
     for number in range(10_000):  # more than one batch of subdirectories
@@ -55,7 +55,7 @@ def test_wide_trees_are_removed(tmp_path):
     remove_tree(top)  # nothing there: nothing to do
 
 
-def test_removal_follows_no_link(tmp_path):
+def test_removal_follows_no_link(tmp_path: Path) -> None:
     (tmp_path / "outside").mkdir()
     (tmp_path / "outside/kept").write_text("kept")
     top = tmp_path / "top"
@@ -71,7 +71,7 @@ def test_removal_follows_no_link(tmp_path):
     assert (tmp_path / "outside/kept").exists()
 
 
-def test_removal_spares_what_is_mounted(tmp_path):
+def test_removal_spares_what_is_mounted(tmp_path: Path) -> None:
     (tmp_path / "volume").mkdir()
     (tmp_path / "volume/precious").write_text("kept")
     point = tmp_path / "top/a b/point"
@@ -87,7 +87,7 @@ def test_removal_spares_what_is_mounted(tmp_path):
     assert mounts_below(tmp_path) == []
 
 
-def test_removal_can_be_interrupted_and_goes_on(tmp_path):
+def test_removal_can_be_interrupted_and_goes_on(tmp_path: Path) -> None:
     fill(tmp_path)
     asked = iter([False, False, True])
     with pytest.raises(Cancelled):
@@ -97,15 +97,15 @@ def test_removal_can_be_interrupted_and_goes_on(tmp_path):
     assert not tmp_path.exists()
 
 
-def test_two_may_remove_at_once(tmp_path):
+def test_two_may_remove_at_once(tmp_path: Path) -> None:
     top = tmp_path / "top"
     top.mkdir()
     for number in range(300):
         (top / f"d{number}/e").mkdir(parents=True)
         (top / f"d{number}/e/file").touch()
-    failed = []
+    failed: list[Exception] = []
 
-    def remove():
+    def remove() -> None:
         try:
             remove_tree(top)
         except Exception as error:
@@ -120,7 +120,7 @@ def test_two_may_remove_at_once(tmp_path):
     assert not top.exists()
 
 
-def test_usage_counts_hard_links_once(tmp_path):
+def test_usage_counts_hard_links_once(tmp_path: Path) -> None:
     before = disk_usage(tmp_path)
     (tmp_path / "file").write_bytes(os.urandom(8192))
     os.link(tmp_path / "file", tmp_path / "again")
@@ -153,7 +153,7 @@ def _check_copy(source: Path, target: Path) -> None:
     )
 
 
-def test_copy_keeps_everything(tmp_path):
+def test_copy_keeps_everything(tmp_path: Path) -> None:
     source = tmp_path / "source"
     source.mkdir()
     fill(source)
@@ -174,7 +174,7 @@ def test_copy_keeps_everything(tmp_path):
 
 
 @pytest.mark.parametrize("make", ["mkfs.xfs", "mkfs.btrfs"])
-def test_copy_shares_blocks_where_it_can(tmp_path, make):
+def test_copy_shares_blocks_where_it_can(tmp_path: Path, make: str) -> None:
     kind = make.removeprefix("mkfs.")
     if shutil.which(make) is None:
         pytest.skip(f"{make} is not installed")
