@@ -9,6 +9,7 @@ import select
 import signal
 import struct
 import subprocess
+import sys
 import termios
 import time
 from collections.abc import Callable, Iterator
@@ -427,6 +428,52 @@ def test_logs_followed_to_the_end(daemon: PrivateDaemon, tmp_path: Path) -> None
         assert process.stdout.read() == "".join(f"{n}\n" for n in range(1, 5001)) + "end\n"
         assert process.wait(30) == 0
     assert daemon.imod("logs", "-f", "--tail", "1", "long", check=True).stdout == "end\n"
+
+
+def test_a_rotated_log_is_followed(tmp_path: Path) -> None:
+    """More than one file's worth is written while it is followed, with a pause for the reader after each part."""
+    archive = busybox_layout(tmp_path / "busybox.tar")
+    with PrivateDaemon("[managers.tasks]\nlog_size = 4096\nlog_files = 3") as daemon:
+        daemon.imod("images", "import", str(archive.path), check=True)
+        (tmp_path / "in").mkdir()
+        script = "n=0; while test $n -lt 20; do until test -e /in/$n; do sleep 0.01; done; seq 1 40; n=$((n+1)); done"
+        volume = f"{tmp_path}/in:/in"
+        daemon.imod("run", "-d", "--name", "turns", "-v", volume, "busybox", "sh", "-c", script, check=True)
+        with subprocess.Popen(daemon.imod_command("logs", "-f", "turns"), stdout=subprocess.PIPE, text=True) as process:
+            assert process.stdout is not None
+            for number in range(20):
+                (tmp_path / "in" / str(number)).touch()
+                for line in range(1, 41):
+                    assert process.stdout.readline() == f"{line}\n"
+            assert process.stdout.read() == ""
+            assert process.wait(30) == 0
+        files = list((daemon.root / "managers/tasks/logs" / daemon.namespace / "turns").iterdir())
+        assert len(files) == 3, "older ones are gone"
+        daemon.imod("rm", "turns", check=True)
+
+
+def test_run_imports_nothing_heavy(daemon: PrivateDaemon) -> None:
+    words = daemon.imod_command("run", "--rm", "-i", "busybox", "echo", "hi")[1:]
+    script = (
+        "import sys\nfrom intermodal.cli.main import main\n"
+        f"status = main({words!r})\nprint(status, *sorted(sys.modules), file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True)
+    status, *modules = done.stderr.split()
+    assert (status, done.stdout) == ("0", "hi\n")
+    assert "intermodal.cli.foreground" in modules
+    packages = {module.partition(".")[0] for module in modules}
+    assert not packages & {
+        "rich",
+        "msgspec",
+        "google",
+        "grpc",
+        "pluggy",
+        "intermodal_api",
+        "asyncio",
+        "subprocess",
+        "typing",
+    }
 
 
 def test_events(daemon: PrivateDaemon) -> None:

@@ -32,7 +32,7 @@ CGROUPS = Path("/sys/fs/cgroup")
 class PrivateDaemon:
     """`intermodald` below a temporary directory.
 
-    `config` is TOML beside what the harness itself sets (`[managers.tasks] cgroup_parent`). `command` replaces what is started,
+    `config` is TOML; the harness adds `cgroup_parent` to its `[managers.tasks]`. `command` replaces what is started,
     for a launcher that wraps the daemon; the daemon's own arguments follow it. `directory` is below which its own is made.
     """
 
@@ -56,8 +56,10 @@ class PrivateDaemon:
         self._arguments = [*arguments]
         self.process: subprocess.Popen[bytes] | None = None
         self.config_file = self.base / "config.toml"
-        own = "" if "[managers.tasks]" in config else f'[managers.tasks]\ncgroup_parent = "{self.namespace}"\n'
-        self.config_file.write_text(f"version = 1\n{config}\n{own}")
+        table = "[managers.tasks]"
+        config = config if table in config else f"{config}\n{table}"
+        own = config.replace(table, f'{table}\ncgroup_parent = "{self.namespace}"')
+        self.config_file.write_text(f"version = 1\n{own}\n")
         if start:
             self.start()
 
