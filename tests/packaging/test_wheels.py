@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import configparser
 import hashlib
+import shutil
 import subprocess
 import sys
-import tarfile
 import zipfile
 from collections import Counter
 from collections.abc import Callable
@@ -114,8 +114,7 @@ def test_the_sdist_builds_the_same_wheel(
         timeout=120,
     )
     (sdist,) = (tmp_path / "sdist").glob("*.tar.gz")
-    with tarfile.open(sdist) as archive:
-        archive.extractall(tmp_path, filter="data")
+    shutil.unpack_archive(sdist, tmp_path)
     (source,) = (path.parent for path in tmp_path.glob("*/PKG-INFO"))
     assert _digests(build_wheel(source, tmp_path)) == _digests(wheels[name])
 
