@@ -23,8 +23,8 @@ from intermodal_control.methods import Methods
 
 from tests.harness.daemon import BIN, PrivateDaemon
 from tests.harness.images import Built
+from tests.repository.tree import ROOT, files
 
-ROOT = Path(__file__).resolve().parents[2]
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
 LANGUAGES = {"sh", "python", "toml", "text", "console", "ini", "json"}
 
@@ -58,16 +58,16 @@ def blocks(document: Path) -> Iterator[Block]:
         yield Block(number, language, text, after[3] if after and follows else None)
 
 
-def named(paths: list[Path]) -> list[object]:
+def parameters(paths: list[Path]) -> list[object]:
     return [pytest.param(path, id=path.relative_to(ROOT).as_posix()) for path in paths]
 
 
 def holding(*languages: str) -> list[object]:
     """The documents with such blocks."""
-    return named([path for path in DOCUMENTS if any(block.language in languages for block in blocks(path))])
+    return parameters([path for path in DOCUMENTS if any(block.language in languages for block in blocks(path))])
 
 
-@pytest.mark.parametrize("document", named(DOCUMENTS))
+@pytest.mark.parametrize("document", parameters(DOCUMENTS))
 def test_every_block_says_what_it_is(document: Path) -> None:
     assert [(block.line, block.language) for block in blocks(document) if block.language not in LANGUAGES] == []
 
@@ -123,14 +123,14 @@ def test_configs_are_accepted(document: Path, tmp_path: Path) -> None:
             assert groups <= {path.stem for path in (ROOT / "core/intermodal_core/contracts").glob("*.py")}
 
 
-@pytest.mark.parametrize("document", named(DOCUMENTS))
+@pytest.mark.parametrize("document", parameters(DOCUMENTS))
 def test_links_lead_somewhere(document: Path) -> None:
     links = re.findall(r"\]\(([^)#]+)", document.read_text())
     gone = [link for link in links if "://" not in link and not (document.parent / link).exists()]
     assert gone == []
 
 
-@pytest.mark.parametrize("document", named(DOCUMENTS))
+@pytest.mark.parametrize("document", parameters(DOCUMENTS))
 def test_files_that_are_named_exist(document: Path) -> None:
     """A path in backquotes below one of the tree's folders, also with a `*`."""
     folders = "core|lib|api|client|plugins|tests|bench|docs|examples|tools"
@@ -139,15 +139,9 @@ def test_files_that_are_named_exist(document: Path) -> None:
 
 
 def test_documents_that_the_code_names_exist() -> None:
-    listed = subprocess.run(
-        ["git", "grep", "-hoE", "docs/[a-z-]+\\.md", "--", "*.py", "*.service", "Makefile"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    assert {name for name in listed.stdout.split() if not (ROOT / name).exists()} == set()
+    code = [path for path in files() if path.suffix in (".py", ".service") or path.name == "Makefile"]
+    named = {name for path in code for name in re.findall(r"docs/[a-z-]+\.md", path.read_text())}
+    assert {name for name in named if not (ROOT / name).exists()} == set()
 
 
 def test_the_control_protocol_lists_every_method() -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
+from tests.repository.tree import ROOT, files
 
 
 def pip(*arguments: str | Path, python: Path | None = None) -> str:
@@ -41,12 +41,10 @@ def build_wheel(source: Path, directory: Path) -> Path:
 def sources(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """The source tree of each distribution, by its name, in a copy of this tree that nobody writes to."""
     copy = tmp_path_factory.mktemp("tree")
-    listed = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
-    names = subprocess.run(listed, cwd=ROOT, capture_output=True, text=True, check=True, timeout=60).stdout
-    for name in filter(None, names.split("\0")):
-        if (ROOT / name).is_file():
-            (copy / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(ROOT / name, copy / name)
+    for path in files(untracked=True):
+        place = copy / path.relative_to(ROOT)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(path, place)
     return {"intermodal-core": copy / "core", "intermodal": copy}
 
 

@@ -14,7 +14,8 @@ import pytest
 
 from tests.harness.daemon import PrivateDaemon
 from tests.harness.images import Built
-from tests.packaging.conftest import ROOT, build_wheel, declared
+from tests.packaging.conftest import build_wheel, declared
+from tests.repository.tree import ROOT
 
 SAMPLE = ROOT / "tests/typing/sample_plugin.py"
 

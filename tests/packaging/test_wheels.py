@@ -15,9 +15,10 @@ from pathlib import Path
 import pytest
 from intermodal_core import discovery
 
-from tests.packaging.conftest import ROOT, build_wheel, declared, pip
+from tests.packaging.conftest import build_wheel, declared, pip
+from tests.repository.tree import LIBRARIES, ROOT, packages
 
-CORE = {"intermodal_core", "intermodal_operations", "intermodal_oci", "intermodal_snapshots"}
+CORE = {"intermodal_core", *LIBRARIES}
 
 IMPORT_ALL = """
 import importlib, pkgutil, sys
@@ -33,11 +34,7 @@ for group in entry_points().groups:
 """
 
 
-def _packages() -> dict[str, Path]:
-    """Every import package of the tree, by name: a folder with code directly below a source root."""
-    roots = [ROOT / name for name in ("core", "api", "lib", "client")]
-    roots += [path for path in (ROOT / "plugins").iterdir() if path.is_dir()]
-    return {path.name: path for root in roots for path in root.glob("intermodal*") if any(path.rglob("*.py"))}
+PACKAGES = {package.name: package.path for package in packages()}
 
 
 def _files(wheel: Path) -> list[str]:
@@ -51,13 +48,13 @@ def _packages_of(wheel: Path) -> set[str]:
 
 def test_every_package_is_in_one_wheel(wheels: dict[str, Path]) -> None:
     assert _packages_of(wheels["intermodal-core"]) == CORE
-    assert _packages_of(wheels["intermodal"]) == set(_packages()) - CORE
+    assert _packages_of(wheels["intermodal"]) == set(PACKAGES) - CORE
 
 
 def test_every_file_of_a_package_is_there_once(sources: dict[str, Path], wheels: dict[str, Path]) -> None:
     files = [name for wheel in wheels.values() for name in _files(wheel) if ".dist-info/" not in name]
     assert [name for name, count in Counter(files).items() if count > 1] == []
-    places = {path.relative_to(ROOT).as_posix(): path.name for path in _packages().values()}
+    places = {path.relative_to(ROOT).as_posix(): path.name for path in PACKAGES.values()}
     tree = sources["intermodal"]
     assert set(files) == {
         f"{package}/{file.relative_to(tree / place).as_posix()}"
@@ -69,7 +66,7 @@ def test_every_file_of_a_package_is_there_once(sources: dict[str, Path], wheels:
 
 def test_every_package_is_typed(wheels: dict[str, Path]) -> None:
     files = {name for wheel in wheels.values() for name in _files(wheel)}
-    assert [name for name in sorted(_packages()) if f"{name}/py.typed" not in files] == []
+    assert [name for name in sorted(PACKAGES) if f"{name}/py.typed" not in files] == []
 
 
 def test_entry_points_lie_in_their_own_wheel(wheels: dict[str, Path]) -> None:
@@ -87,14 +84,14 @@ def test_entry_points_lie_in_their_own_wheel(wheels: dict[str, Path]) -> None:
 
 def test_every_plugin_has_an_entry_point() -> None:
     named = {point.value.partition(".")[0] for point in discovery.find()}
-    assert [name for name, path in _packages().items() if "plugins" in path.parts and name not in named] == []
+    assert [name for name, path in PACKAGES.items() if "plugins" in path.parts and name not in named] == []
 
 
 def test_the_whole_from_its_wheels(environment: Callable[..., Path], wheels: dict[str, Path]) -> None:
     """With what the two declare and no more, every module is imported and every entry point loaded."""
     binaries = environment(wheels.values(), declared(wheels.values()))
     pip("check", python=binaries / "python")
-    command = [str(binaries / "python"), "-I", "-c", IMPORT_ALL, *sorted(_packages())]
+    command = [str(binaries / "python"), "-I", "-c", IMPORT_ALL, *sorted(PACKAGES)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr
     for script in ("imod", "intermodald"):
