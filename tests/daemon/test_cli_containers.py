@@ -239,7 +239,7 @@ def test_stop_and_its_patience(daemon: PrivateDaemon) -> None:
 
 def test_rm_with_d_removes_it_at_its_end(daemon: PrivateDaemon) -> None:
     name = daemon.imod("run", "-d", "--rm", "busybox", "sleep", "60", check=True).stdout.strip()
-    daemon.imod("stop", name, check=True)
+    daemon.imod("stop", "-t", "0.2", name, check=True)
     assert daemon.imod("ps", "-a", "-q", check=True).stdout == ""
 
 

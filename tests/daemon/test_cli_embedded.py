@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.harness.daemon import BIN, PrivateDaemon
+from tests.harness.images import busybox_layout
 
 
 def pid_of(state: Path) -> int:
@@ -98,6 +99,47 @@ def test_it_ends_once_nobody_needs_it() -> None:
             watching.terminate()
         assert daemon.process.wait(30) == 0
         assert daemon.imod("ps").returncode == 125
+
+
+def test_a_container_that_runs_keeps_it(tmp_path: Path) -> None:
+    archive = busybox_layout(tmp_path / "busybox.tar")
+    with PrivateDaemon(arguments=["--exit-idle", "1"]) as daemon:
+        assert daemon.process is not None
+        daemon.imod("images", "import", str(archive.path), check=True)
+        daemon.imod("run", "-d", "--rm", "--name", "box", "busybox", "sleep", "600", check=True)
+        with pytest.raises(subprocess.TimeoutExpired):
+            daemon.process.wait(2)
+        daemon.imod("kill", "box", check=True)
+        assert daemon.process.wait(30) == 0
+
+
+def test_a_restart_takes_containers_up(tmp_path: Path) -> None:
+    archive = busybox_layout(tmp_path / "busybox.tar")
+    with PrivateDaemon() as daemon:
+        daemon.imod("images", "import", str(archive.path), check=True)
+        daemon.imod("run", "-d", "--name", "box", "busybox", "sh", "-c", "echo before; exec sleep 600", check=True)
+        command = daemon.imod_command(
+            "run", "--rm", "--name", "front", "busybox", "sh", "-c", "echo ready; exec sleep 600"
+        )
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as front:
+            assert front.stdout is not None
+            assert front.stderr is not None
+            assert front.stdout.readline() == "ready\n"
+            daemon.kill9()
+            assert front.wait(30) == 125
+            assert front.stderr.readline() == (  # the container has the other end too
+                "imod: the daemon ended while it was asked; see its log, and `imod ps` for what runs\n"
+            )
+        daemon.start()
+        assert sorted(daemon.imod("ps", "-q", check=True).stdout.split()) == ["box", "front"]
+        assert daemon.imod("exec", "box", "echo", "still", check=True).stdout == "still\n"
+        assert daemon.imod("logs", "box", check=True).stdout == "before\n"
+        daemon.imod("kill", "box", "front", check=True)
+        assert daemon.imod("wait", "box", check=True).stdout == "137\n"
+        deadline = time.monotonic() + 30
+        while daemon.imod("ps", "-a", "-q", check=True).stdout != "box\n":  # --rm holds over the restart
+            assert time.monotonic() < deadline
+        daemon.imod("rm", "box", check=True)
 
 
 def test_a_second_daemon_is_refused_by_the_first_ones_pid() -> None:
