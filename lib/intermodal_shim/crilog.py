@@ -53,6 +53,13 @@ class CriLog:
         self._fd = fd
         self._size = os.fstat(fd).st_size
 
+    def put_whole(self, data: bytes) -> bool:
+        """Append entries that come in one piece, unless the file has to be rotated amid them. Raises OSError."""
+        if self._limit and self._size + len(data) > self._limit:
+            return False
+        self._write(data)
+        return True
+
     def put(self, entries: list[bytes]) -> None:
         """Append entries; rotation happens between entries only. Raises OSError."""
         if not self._limit:
@@ -125,8 +132,12 @@ class CriSink(Sink):
         """Write each line that is complete."""
         if self.broken:
             return
+        data = self._rest + data
+        end = data.rfind(b"\n")
+        if end >= 0 and self._put_lines(data[:end]):
+            data = data[end + 1 :]
+            self._rest = b""
         lines = data.split(b"\n")
-        lines[0] = self._rest + lines[0]
         self._rest = lines.pop()
         now = self._log.now()
         full = now + self._full
@@ -147,6 +158,19 @@ class CriSink(Sink):
             self._rest = b""
             self._log.release()
         super().close()
+
+    def _put_lines(self, data: bytes) -> bool:
+        """The usual case, in few steps: no line is long and the file has room; else nothing is done."""
+        position = 0
+        while len(data) - position > MAX_LINE:
+            position = data.rfind(b"\n", position, position + MAX_LINE) + 1
+            if not position:
+                return False
+        start = self._log.now() + self._full
+        try:
+            return self._log.put_whole(b"%s%s\n" % (start, data.replace(b"\n", b"\n" + start)))
+        except OSError:
+            return True  # as in `_put_entries`
 
     def _parts(self, entries: list[bytes], now: bytes, line: bytes) -> bytes:
         """Append the parts of a long line to `entries`; returns its last, short one."""

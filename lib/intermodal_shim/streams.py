@@ -15,6 +15,8 @@ from intermodal_shim.sinks import PipeSink, Sink, reopen
 __all__ = ["Input", "Output"]
 
 _CHUNK = 64 << 10
+_BIG = 1 << 20
+_MANY_CHUNKS = 64
 _SPLICE = os.SPLICE_F_MOVE | os.SPLICE_F_NONBLOCK
 #: After the process has ended, who still holds its output open is given this long before its sinks are closed.
 GRACE = 0.5
@@ -51,6 +53,8 @@ class Output:
         self._taken = 0  # bytes, from the source
         self._progress = 0  # grows with whatever is moved
         self._last = -1  # of `_taken`, once the process has ended
+        self._chunks = 0
+        self._read_size = _CHUNK
         self._at_end = False
         self._timer: Timer | None = None
         self.ended = False
@@ -110,7 +114,7 @@ class Output:
             self._move(sinks[0])
             return
         try:
-            data = os.read(self._source, _CHUNK)
+            data = os.read(self._source, self._read_size)
         except BlockingIOError:
             return
         except OSError:  # a terminal whose last user is gone
@@ -120,6 +124,8 @@ class Output:
             return
         self._taken += len(data)
         self._progress += 1
+        if len(data) == _CHUNK:
+            self._full_chunk(-1)
         for sink in sinks:
             sink.write(data)
         self._block_if_full()
@@ -147,8 +153,21 @@ class Output:
             return
         self._taken += moved
         self._progress += 1
+        if moved >= _CHUNK:
+            self._full_chunk(sink.fd)
         if self._blocked is not None:
             self._unblock()
+
+    def _full_chunk(self, sink: int) -> None:
+        """Whoever writes much gets bigger pipes, which hold memory only while there is something in them."""
+        self._chunks += 1
+        if self._chunks == _MANY_CHUNKS:
+            self._read_size = _BIG
+            for fd in (self._source, sink) if sink >= 0 else (self._source,):
+                try:
+                    fcntl.fcntl(fd, fcntl.F_SETPIPE_SZ, _BIG)
+                except OSError:
+                    pass  # not a pipe, or over the user's limit
 
     def _room(self) -> None:
         sink = self._blocked

@@ -298,6 +298,30 @@ def test_cri_log_keeps_as_many_files_as_asked_and_reopens(
     with_daemon(body)
 
 
+@pytest.mark.parametrize("scheme", ["cri", "file"])
+def test_much_output_into_a_file(make_bundle: MakeBundle, with_daemon: Any, tmp_path: Path, scheme: str) -> None:
+    size = 20 << 20
+    bundle = make_bundle("much", "sh", "-c", f"yes 0123456789 | head -c {size}")
+    log = tmp_path / "much.log"
+
+    async def body(daemon: Any) -> None:
+        task = await daemon.create(bundle, Stdio(stdout=f"{scheme}://{log}"))
+        await daemon.runtime.start(task)
+        await daemon.runtime.wait(task)
+        await daemon.runtime.delete(task)
+
+    with_daemon(body)
+    line = b"0123456789"
+    written = log.read_bytes().split(b"\n")
+    if scheme == "cri":
+        written = [entry.split(b" ", 3)[3] for entry in written[:-1]]
+        assert len(written) == size // 11 + (size % 11 > 0)
+        assert set(written) == {line, (line + b"\n")[: size % 11]}
+    else:
+        assert log.stat().st_size == size
+        assert set(written) == {line, line[: size % 11]}
+
+
 def test_a_logger_binary(make_bundle: MakeBundle, with_daemon: Any, tmp_path: Path) -> None:
     bundle = make_bundle("logger", "sh", "-c", "echo to stdout; echo to stderr >&2")
     out = tmp_path / "logged"
