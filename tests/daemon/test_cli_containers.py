@@ -295,10 +295,12 @@ def test_exec_in_one_that_does_not_run(daemon: PrivateDaemon) -> None:
 
 def test_signals_are_passed_on(daemon: PrivateDaemon) -> None:
     script = "trap 'echo int; exit 4' INT; echo ready; while :; do sleep 0.1; done"
-    command = daemon.imod_command("run", "--rm", "busybox", "sh", "-c", script)
+    command = daemon.imod_command("run", "--rm", "--name", "hears", "busybox", "sh", "-c", script)
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "ready\n"
+        # Its output may be faster than the daemon's word that it runs, before which a signal gives the run up.
+        daemon.imod("exec", "hears", "true", check=True)
         process.send_signal(signal.SIGINT)
         assert process.stdout.read() == "int\n"
         assert process.wait(30) == 4
