@@ -4,20 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
-import shutil
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any
 
 import msgspec
 from intermodal_api.containerd.events import task_pb2 as events
 from intermodal_api.containerd.types import mount_pb2
 from intermodal_core.contracts.common import Mount
 from intermodal_core.contracts.managers.store import Scope, Store
-from intermodal_core.contracts.managers.tasks import Metric, TaskCreate
+from intermodal_core.contracts.managers.tasks import TaskCreate
 from intermodal_core.contracts.metadata import Transaction
 from intermodal_core.contracts.runtimes import CreateTask, Exit, ProcessState, Stdio, TaskRef
 from intermodal_core.errors import (
@@ -29,11 +25,12 @@ from intermodal_core.errors import (
     Unavailable,
 )
 from intermodal_core.events import EventBus
-from intermodal_core.filters import compile_filters, resolver_of
 from intermodal_core.registry import Registry
 from intermodal_oci.references import validate_identifier
 from intermodal_operations import Operation, Runner, Step
 
+from intermodal_tasks import bundle
+from intermodal_tasks.calls import ProcessCalls
 from intermodal_tasks.tables import ALL, TASKS, TaskRow
 from intermodal_tasks.task import Process, Task
 
@@ -55,23 +52,18 @@ class _Create(msgspec.Struct):
     request: TaskCreate
 
 
-class Tasks:
+class Tasks(ProcessCalls):
     """Implements `intermodal_core.contracts.managers.tasks.Tasks`.
 
     `bundles` is a directory that is gone at reboot. `on_exit(scope, id, exit)` is called, once, when an init process has ended.
     """
 
     def __init__(self, store: Store, registry: Registry, bus: EventBus, bundles: Path) -> None:
+        super().__init__(registry, bus)
         store.declare(*ALL)
         self._store = store
-        self._registry = registry
-        self._bus = bus
         self._bundles = bundles
-        self._tasks: dict[tuple[str, str], Task] = {}
         self._pids: dict[tuple[str, str], int] = {}  # of tasks that are being created
-        self._adopting: dict[tuple[str, str], asyncio.Task[None]] = {}
-        self._background: set[asyncio.Task[None]] = set()
-        self._busy: AbstractContextManager[None] | None = None
         self.on_exit: Callable[[Scope, str, Exit], Awaitable[None]] | None = None
         self.operations = Runner(store, "tasks")
         self.operations.register(
@@ -94,14 +86,14 @@ class Tasks:
         if key in self._tasks or key in self._adopting:
             raise AlreadyExists(f"the container {container.id} has a task already: delete it first")
         assert container.choice is not None
-        bundle = str(self._bundles / scope.namespace / container.id)
+        path = str(self._bundles / scope.namespace / container.id)
         if request.options is None and container.runtime_options is not None:
             request = msgspec.structs.replace(request, options=container.runtime_options)
-        state = _Create(scope.namespace, container.id, container.choice.instance, bundle, request)
+        state = _Create(scope.namespace, container.id, container.choice.instance, path, request)
         runtime = await self._registry.require("runtimes", state.runtime)
 
         def record(tx: Transaction) -> TaskRow:
-            row = TaskRow(*key, state.runtime, bundle, self._pids.pop(key), time.time_ns(), request.stdio)
+            row = TaskRow(*key, state.runtime, path, self._pids.pop(key), time.time_ns(), request.stdio)
             tx.put(TASKS, row)
             self._store.emit(tx, scope.namespace, "/tasks/create", _created(row, request.rootfs))
             return row
@@ -120,13 +112,10 @@ class Tasks:
         container = await self._store.containers.get(Scope(state.namespace), state.id)
         if container.spec is None:
             raise InvalidArgument(f"the container {state.id} has no spec")
-        _check_spec(state.id, container.spec.value)
-        os.makedirs(state.bundle, mode=0o711, exist_ok=True)
-        with open(os.path.join(state.bundle, "config.json"), "wb") as file:
-            file.write(container.spec.value)
+        bundle.make(state.bundle, state.id, container.spec.value)
 
     async def _remove_bundle(self, state: _Create) -> None:
-        await asyncio.to_thread(_remove_tree, state.bundle)
+        await asyncio.to_thread(bundle.remove, state.bundle)
 
     async def _create_in_runtime(self, state: _Create) -> None:
         runtime = await self._registry.require("runtimes", state.runtime)
@@ -189,7 +178,7 @@ class Tasks:
                 each.watch.cancel()
         process.exit = ended
         process.ended.set()
-        await asyncio.to_thread(_remove_tree, task.row.bundle)
+        await asyncio.to_thread(bundle.remove, task.row.bundle)
         return msgspec.structs.replace(ended, pid=ended.pid or process.pid)
 
     # Starting and ending.
@@ -222,6 +211,23 @@ class Tasks:
         finally:
             process.told.set()
         return process.pid
+
+    async def exec(self, scope: Scope, container: str, exec_id: str, process: bytes, stdio: Stdio) -> None:
+        """Add a process."""
+        validate_identifier(exec_id)
+        task = await self._task(scope, container)
+        if exec_id in task.processes:
+            raise AlreadyExists(f"the container {container} has a process {exec_id} already")
+        if task.init.status != "running":
+            raise FailedPrecondition(f"the container {container} is {task.init.status}: start it first")
+        added = task.processes[exec_id] = Process(exec_id, stdio)
+        try:
+            await task.runtime.exec(task.ref, exec_id, process, stdio)
+        except BaseException:
+            del task.processes[exec_id]
+            raise
+        await self._tell(scope, "/tasks/exec-added", events.TaskExecAdded(container_id=container, exec_id=exec_id))
+        self._watch(task, added)
 
     def _watch(self, task: Task, process: Process) -> None:
         process.watch = self._later(self._until_end(task, process))
@@ -263,9 +269,6 @@ class Tasks:
         if not process.exec_id and self.on_exit is not None:
             self._later(self.on_exit(scope, task.ref.id, ended))
 
-    async def _tell(self, scope: Scope, topic: str, message: Any) -> None:
-        self._bus.publish(scope.namespace, topic, message.DESCRIPTOR.full_name, message.SerializeToString())
-
     async def wait(self, scope: Scope, container: str, exec_id: str = "") -> Exit:
         """When the process has ended."""
         process = self._process(await self._task(scope, container), exec_id)
@@ -285,141 +288,6 @@ class Tasks:
         if task is not None and process is not None:
             ended = Exit(message.pid, message.exit_status, message.exited_at.ToNanoseconds())
             await self._end(task, process, ended)
-
-    # The rest of the service.
-
-    async def get(self, scope: Scope, container: str, exec_id: str = "") -> ProcessState:
-        """A process's state."""
-        task = await self._task(scope, container)
-        return task.state(self._process(task, exec_id))
-
-    async def select(self, scope: Scope) -> list[ProcessState]:
-        """The namespace's tasks, exec processes apart."""
-        if not scope.namespace:
-            raise FailedPrecondition("no namespace was given: name one (ctr and imod: -n NAMESPACE)")
-        adopting = [work for (namespace, _), work in self._adopting.items() if namespace == scope.namespace]
-        await asyncio.gather(*map(asyncio.shield, adopting), return_exceptions=True)
-        return [task.state(task.init) for (namespace, _), task in self._tasks.items() if namespace == scope.namespace]
-
-    async def kill(self, scope: Scope, container: str, signal: int, exec_id: str = "", all: bool = False) -> None:
-        """Send a signal."""
-        task = await self._task(scope, container)
-        process = self._process(task, exec_id)
-        if process.exit is not None and not all:
-            raise NotFound(f"the process {exec_id or container} has ended")
-        await task.runtime.kill(task.ref, signal, exec_id, all)
-
-    async def exec(self, scope: Scope, container: str, exec_id: str, process: bytes, stdio: Stdio) -> None:
-        """Add a process."""
-        validate_identifier(exec_id)
-        task = await self._task(scope, container)
-        if exec_id in task.processes:
-            raise AlreadyExists(f"the container {container} has a process {exec_id} already")
-        if task.init.status != "running":
-            raise FailedPrecondition(f"the container {container} is {task.init.status}: start it first")
-        added = task.processes[exec_id] = Process(exec_id, stdio)
-        try:
-            await task.runtime.exec(task.ref, exec_id, process, stdio)
-        except BaseException:
-            del task.processes[exec_id]
-            raise
-        await self._tell(scope, "/tasks/exec-added", events.TaskExecAdded(container_id=container, exec_id=exec_id))
-        self._watch(task, added)
-
-    async def resize(self, scope: Scope, container: str, width: int, height: int, exec_id: str = "") -> None:
-        """Set a terminal's size."""
-        task = await self._task(scope, container)
-        self._process(task, exec_id)
-        await task.runtime.resize(task.ref, width, height, exec_id)
-
-    async def close_stdin(self, scope: Scope, container: str, exec_id: str = "") -> None:
-        """No more input."""
-        task = await self._task(scope, container)
-        if self._process(task, exec_id).exit is None:
-            await task.runtime.close_stdin(task.ref, exec_id)
-
-    async def attach(
-        self, scope: Scope, container: str, fds: tuple[int, int, int], exec_id: str = "", hold: bool = False
-    ) -> None:
-        """Add descriptors to a process's streams; see the runtimes contract."""
-        task = await self._task(scope, container)
-        self._process(task, exec_id)
-        await task.runtime.attach(task.ref, fds, exec_id, hold)
-
-    async def pause(self, scope: Scope, container: str) -> None:
-        """Freeze."""
-        task = await self._task(scope, container)
-        await task.runtime.pause(task.ref)
-        task.paused = True
-        await self._tell(scope, "/tasks/paused", events.TaskPaused(container_id=container))
-
-    async def resume(self, scope: Scope, container: str) -> None:
-        """Thaw."""
-        task = await self._task(scope, container)
-        await task.runtime.resume(task.ref)
-        task.paused = False
-        await self._tell(scope, "/tasks/resumed", events.TaskResumed(container_id=container))
-
-    async def pids(self, scope: Scope, container: str) -> list[int]:
-        """Host pids inside."""
-        task = await self._task(scope, container)
-        return await task.runtime.pids(task.ref)  # type: ignore[no-any-return]
-
-    async def update(self, scope: Scope, container: str, resources: bytes) -> None:
-        """Change limits."""
-        task = await self._task(scope, container)
-        await task.runtime.update(task.ref, resources)
-
-    async def metrics(self, scope: Scope, filters: Sequence[str] = ()) -> list[Metric]:
-        """Counters of running tasks; filters on id. A task that ends meanwhile is left out."""
-        matches = compile_filters(list(filters))
-        chosen = [
-            task
-            for (namespace, id), task in self._tasks.items()
-            if namespace == scope.namespace and task.init.exit is None and matches(resolver_of({"id": id}))
-        ]
-        found = await asyncio.gather(*(task.runtime.stats(task.ref) for task in chosen), return_exceptions=True)
-        now = time.time_ns()
-        metrics = []
-        for task, stats in zip(chosen, found, strict=True):
-            if not isinstance(stats, BaseException):
-                metrics.append(Metric(task.ref.id, now, stats.type_url, stats.data))
-            elif not isinstance(stats, IntermodalError):
-                raise stats
-        return metrics
-
-    async def _task(self, scope: Scope, container: str) -> Task:
-        if not scope.namespace:
-            raise FailedPrecondition("no namespace was given: name one (ctr and imod: -n NAMESPACE)")
-        key = (scope.namespace, container)
-        adopting = self._adopting.get(key)
-        if adopting is not None:
-            await asyncio.shield(adopting)
-        task = self._tasks.get(key)
-        if task is None:
-            raise NotFound(f"the container {container} has no task in the namespace {scope.namespace}")
-        return task
-
-    def _process(self, task: Task, exec_id: str) -> Process:
-        process = task.processes.get(exec_id)
-        if process is None:
-            raise NotFound(f"the container {task.ref.id} has no process {exec_id}")
-        return process
-
-    def has(self, scope: Scope, container: str) -> bool:
-        """Whether the container has a task."""
-        key = (scope.namespace, container)
-        return key in self._tasks or key in self._adopting
-
-    def _hold(self) -> None:
-        """A daemon that ends when it is idle is not idle while there is a task."""
-        if self._tasks or self._adopting:
-            if self._busy is None:
-                self._busy = self._registry.idle.busy()
-                self._busy.__enter__()
-        elif self._busy is not None:
-            self._busy.__exit__(None, None, None)
-            self._busy = None
 
     # After a restart.
 
@@ -463,33 +331,12 @@ class Tasks:
             self._adopting.pop(key, None)
             self._hold()
 
-    def _later(self, work: Any) -> asyncio.Task[None]:
-        task: asyncio.Task[None] = asyncio.get_running_loop().create_task(work)
-        self._background.add(task)
-        task.add_done_callback(self._ended)
-        return task
-
-    def _ended(self, task: asyncio.Task[None]) -> None:
-        self._background.discard(task)
-        if not task.cancelled() and task.exception() is not None:
-            log.error("in the background", exc_info=task.exception())
-
     async def close(self) -> None:
         """Stop watching; tasks live on and are taken up by the next daemon."""
         for task in list(self._background):
             task.cancel()
         await asyncio.gather(*self._background, return_exceptions=True)
         await self.operations.close()
-
-
-def _check_spec(id: str, spec: bytes) -> None:
-    try:
-        document = msgspec.json.decode(spec)
-    except msgspec.DecodeError as error:
-        raise InvalidArgument(f"the spec of the container {id} is not JSON: {error}") from error
-    process = document.get("process") if isinstance(document, dict) else None
-    if not isinstance(process, dict) or not process.get("args"):
-        raise InvalidArgument(f"the spec of the container {id} lacks process.args: it names no command")
 
 
 def _created(row: TaskRow, rootfs: Sequence[Mount]) -> events.TaskCreate:
@@ -501,15 +348,3 @@ def _created(row: TaskRow, rootfs: Sequence[Mount]) -> events.TaskCreate:
         io=events.TaskIO(stdin=stdio.stdin, stdout=stdio.stdout, stderr=stdio.stderr, terminal=stdio.terminal),
         pid=row.pid,
     )
-
-
-def _remove_tree(path: str) -> None:
-    """Remove a bundle. What is mounted at its rootfs is a snapshot's: that is never gone into."""
-    try:
-        os.rmdir(os.path.join(path, "rootfs"))
-    except FileNotFoundError:
-        pass
-    except OSError as error:
-        log.error("the bundle %s stays, its rootfs is still in use: %s", path, error)
-        return
-    shutil.rmtree(path, ignore_errors=True)

@@ -1,0 +1,44 @@
+"""Bundles: the directory that a runtime gets."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+
+import msgspec
+from intermodal_core.errors import InvalidArgument
+
+__all__ = ["make", "remove"]
+
+log = logging.getLogger("intermodal.tasks")
+
+
+def make(path: str, container: str, spec: bytes) -> None:
+    """Write `config.json`. Raises InvalidArgument for a spec that no runtime could start."""
+    _check_spec(container, spec)
+    os.makedirs(path, mode=0o711, exist_ok=True)
+    with open(os.path.join(path, "config.json"), "wb") as file:
+        file.write(spec)
+
+
+def _check_spec(id: str, spec: bytes) -> None:
+    try:
+        document = msgspec.json.decode(spec)
+    except msgspec.DecodeError as error:
+        raise InvalidArgument(f"the spec of the container {id} is not JSON: {error}") from error
+    process = document.get("process") if isinstance(document, dict) else None
+    if not isinstance(process, dict) or not process.get("args"):
+        raise InvalidArgument(f"the spec of the container {id} lacks process.args: it names no command")
+
+
+def remove(path: str) -> None:
+    """Remove a bundle. What is mounted at its rootfs is a snapshot's: that is never gone into."""
+    try:
+        os.rmdir(os.path.join(path, "rootfs"))
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        log.error("the bundle %s stays, its rootfs is still in use: %s", path, error)
+        return
+    shutil.rmtree(path, ignore_errors=True)

@@ -1,0 +1,78 @@
+"""The tasks there are, in memory, and what goes on in the background for them."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from contextlib import AbstractContextManager
+from typing import Any
+
+from intermodal_core.contracts.managers.store import Scope
+from intermodal_core.errors import FailedPrecondition, NotFound
+from intermodal_core.events import EventBus
+from intermodal_core.registry import Registry
+
+from intermodal_tasks.task import Process, Task
+
+__all__ = ["TaskTable"]
+
+log = logging.getLogger("intermodal.tasks")
+
+
+class TaskTable:
+    """Finds tasks by namespace and container; one that is being taken up after a restart is waited for."""
+
+    def __init__(self, registry: Registry, bus: EventBus) -> None:
+        self._registry = registry
+        self._bus = bus
+        self._tasks: dict[tuple[str, str], Task] = {}
+        self._adopting: dict[tuple[str, str], asyncio.Task[None]] = {}
+        self._background: set[asyncio.Task[None]] = set()
+        self._busy: AbstractContextManager[None] | None = None
+
+    def has(self, scope: Scope, container: str) -> bool:
+        """Whether the container has a task."""
+        key = (scope.namespace, container)
+        return key in self._tasks or key in self._adopting
+
+    async def _task(self, scope: Scope, container: str) -> Task:
+        if not scope.namespace:
+            raise FailedPrecondition("no namespace was given: name one (ctr and imod: -n NAMESPACE)")
+        key = (scope.namespace, container)
+        adopting = self._adopting.get(key)
+        if adopting is not None:
+            await asyncio.shield(adopting)
+        task = self._tasks.get(key)
+        if task is None:
+            raise NotFound(f"the container {container} has no task in the namespace {scope.namespace}")
+        return task
+
+    def _process(self, task: Task, exec_id: str) -> Process:
+        process = task.processes.get(exec_id)
+        if process is None:
+            raise NotFound(f"the container {task.ref.id} has no process {exec_id}")
+        return process
+
+    def _hold(self) -> None:
+        """A daemon that ends when it is idle is not idle while there is a task."""
+        if self._tasks or self._adopting:
+            if self._busy is None:
+                self._busy = self._registry.idle.busy()
+                self._busy.__enter__()
+        elif self._busy is not None:
+            self._busy.__exit__(None, None, None)
+            self._busy = None
+
+    async def _tell(self, scope: Scope, topic: str, message: Any) -> None:
+        self._bus.publish(scope.namespace, topic, message.DESCRIPTOR.full_name, message.SerializeToString())
+
+    def _later(self, work: Any) -> asyncio.Task[None]:
+        task: asyncio.Task[None] = asyncio.get_running_loop().create_task(work)
+        self._background.add(task)
+        task.add_done_callback(self._ended)
+        return task
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._background.discard(task)
+        if not task.cancelled() and task.exception() is not None:
+            log.error("in the background", exc_info=task.exception())
