@@ -323,6 +323,7 @@ def test_imod_killed_leaves_it_running(daemon: PrivateDaemon) -> None:
     with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == b"ready\n"
+        daemon.imod("exec", "stays", "true", check=True)  # the daemon's word that it runs has come, too
         process.kill()
     assert view(daemon, "stays")["status"] == "running"
     assert daemon.imod("exec", "stays", "echo", "yes", check=True).stdout == "yes\n"
