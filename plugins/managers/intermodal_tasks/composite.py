@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import secrets
 import shutil
 import signal
@@ -12,28 +11,22 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
 
 import msgspec
-from intermodal_core.contracts.managers.images import Images
-from intermodal_core.contracts.managers.policy import Policy
 from intermodal_core.contracts.managers.store import Container, Scope, Store
-from intermodal_core.contracts.managers.tasks import ContainerView, ExecOptions, RunOptions, TaskCreate
+from intermodal_core.contracts.managers.tasks import ExecOptions, RunOptions, TaskCreate
 from intermodal_core.contracts.metadata import Transaction
-from intermodal_core.contracts.networks import Attachment, AttachResult
 from intermodal_core.contracts.runtimes import Exit, Stdio
-from intermodal_core.errors import AlreadyExists, FailedPrecondition, IntermodalError, InvalidArgument, NotFound
+from intermodal_core.errors import FailedPrecondition, IntermodalError, NotFound
 from intermodal_core.registry import Registry
-from intermodal_oci.model import ImageConfig, decode_config
-from intermodal_oci.references import validate_identifier
 from intermodal_oci.spec import build_process
-from intermodal_operations import Operation, Step
 
+from intermodal_tasks.containers import Containers
+from intermodal_tasks.creation import Creation, attachment
 from intermodal_tasks.manager import Tasks
 from intermodal_tasks.process import RunningProcess
-from intermodal_tasks.specs import Lookups, run_spec, signal_number
+from intermodal_tasks.specs import Lookups
 from intermodal_tasks.tables import RUNS, RunRow
-from intermodal_tasks.views import view
 
 __all__ = ["Composite"]
 
@@ -43,151 +36,40 @@ log = logging.getLogger("intermodal.containers")
 _ATTACH = "attach://"
 
 
-class _Create(msgspec.Struct):
-    """State of the operation that makes a container: all that its undo needs."""
-
-    namespace: str
-    id: str
-    snapshotter: str
-    parent: str
-    network: str
-    network_result: bytes = b"{}"
-
-
-class _Building:
-    """What a run of that operation carries besides: the record being made, and what its spec is made of."""
-
-    def __init__(self, options: RunOptions, config: ImageConfig, container: Container) -> None:
-        self.options = options
-        self.config = config
-        self.container = container
-        self.network = AttachResult("new")
-
-
-class Composite:
+class Composite(Containers):
     """Implements `intermodal_core.contracts.managers.tasks.Composite`.
 
-    `logs` is kept; `lookups` gives root filesystems to look users up in; `cgroup_parent` is where containers' cgroups go.
+    `lookups` gives root filesystems to look users up in.
     """
 
     def __init__(
         self,
         tasks: Tasks,
         store: Store,
-        images: Images,
-        policy: Policy,
+        creation: Creation,
         registry: Registry,
-        logs: Path,
         lookups: Lookups,
+        logs: Path,
         log_options: str = "",
-        cgroup_parent: str = "",
     ) -> None:
-        self._tasks = tasks
-        self._store = store
-        self._images = images
-        self._policy = policy
+        super().__init__(tasks, store, logs)
+        self._creation = creation
         self._registry = registry
-        self._logs = logs
         self._lookups = lookups
         self._log_options = log_options
-        self._cgroup_parent = cgroup_parent
         self._ending: dict[tuple[str, str], asyncio.Task[None]] = {}
-        self._timings: dict[tuple[str, str], list[tuple[str, float]]] = {}
-        self._building: dict[tuple[str, str], _Building] = {}
         tasks.on_exit = self._after_exit
-        tasks.operations.register(
-            Operation(
-                "containers.create",
-                _Create,
-                (
-                    Step("snapshot", self._prepare, self._unprepare),
-                    Step("network", self._attach, self._detach),
-                    Step("spec", self._build_spec),
-                ),
-            )
-        )
 
-    # Making.
+    # Running.
 
     async def create(self, scope: Scope, options: RunOptions) -> Container:
-        """Resolve, unpack, prepare, build the spec, record."""
+        """Make a container; nothing of it runs yet."""
         return await self._create(scope, options, pending=False)
 
     async def _create(self, scope: Scope, options: RunOptions, pending: bool) -> Container:
-        began = time.perf_counter()
-        name = options.name or secrets.token_hex(6)
-        validate_identifier(name)
-        key = (scope.namespace, name)
-        options = msgspec.structs.replace(options, name=name)
-        for mount in options.mounts:
-            if not os.path.exists(mount.source):
-                raise InvalidArgument(f"{mount.source}, which is to be mounted, does not exist: make it first")
-        if key in self._building or await self._store.read(lambda tx: tx.get(RUNS, *key)) is not None:
-            raise _taken(scope, name)
-        image = await self._images.resolve(scope, options.image)
-        choose = self._policy.choose
-        snapshotter, _ = await choose("snapshotter", scope.namespace, image.name, options.labels, options.snapshotter)
-        network, _ = await choose("network", scope.namespace, image.name, options.labels, options.net)
-        choice = await self._store.pin(scope.namespace, image.name, options.labels, options.runtime)
-        unpacked = await self._images.unpack(scope, image.name, snapshotter)
-        looked = time.perf_counter()
-        config = decode_config(unpacked.config, unpacked.config_digest)
-        container = Container(
-            *key,
-            image=image.name,
-            labels=options.labels,
-            runtime=choice.instance,
-            snapshotter=snapshotter,
-            snapshot_key=name,
-            choice=choice,
-        )
-        stop_signal = signal_number(config.config.stop_signal)
-        building = self._building[key] = _Building(options, config, container)
-        state = _Create(*key, snapshotter, unpacked.chain_id, network)
-
-        def record(tx: Transaction) -> Container:
-            tx.put(RUNS, RunRow(*key, options, network, state.network_result, stop_signal=stop_signal, pending=pending))
-            return self._store.containers.insert(tx, scope, building.container)
-
-        try:
-            stored = await self._tasks.operations.run("containers.create", state, record)
-        finally:
-            del self._building[key]
-        self._timings[key] = [("image", looked - began), ("container", time.perf_counter() - looked)]
-        return stored
-
-    async def _prepare(self, state: _Create) -> None:
-        await self._store.snapshots.prepare(Scope(state.namespace), state.snapshotter, state.id, state.parent)
-
-    async def _unprepare(self, state: _Create) -> None:
-        scope = Scope(state.namespace)
-        if await self._store.read(lambda tx: tx.get(RUNS, state.namespace, state.id)) is not None:
-            return  # the name was another's all along
-        try:
-            await self._store.snapshots.remove(scope, state.snapshotter, state.id)
-        except NotFound:
-            pass
-
-    async def _attach(self, state: _Create) -> None:
-        network = await self._registry.require("networks", state.network)
-        building = self._building[state.namespace, state.id]
-        building.network = await network.attach(_attachment(state))
-        state.network_result = building.network.result
-
-    async def _detach(self, state: _Create) -> None:
-        network = await self._registry.require("networks", state.network)
-        await network.detach(_attachment(state), state.network_result)
-
-    async def _build_spec(self, state: _Create) -> None:
-        building = self._building[state.namespace, state.id]
-        scope = Scope(state.namespace)
-        cgroup = os.path.join("/", self._cgroup_parent, state.namespace, state.id)
-        mounts = await self._store.snapshots.mounts(scope, state.snapshotter, state.id)
-        async with self._lookups.open(mounts) as rootfs:
-            spec = run_spec(building.options, building.config, building.network, cgroup, rootfs)
-        building.container = msgspec.structs.replace(building.container, spec=spec)
-
-    # Running.
+        container, phases = await self._creation.run(scope, options, pending)
+        self._timings[scope.namespace, container.id] = phases
+        return container
 
     async def run(self, scope: Scope, options: RunOptions, fds: tuple[int, int, int] | None) -> RunningProcess:
         """`create` and `start`; what cannot be started is removed again."""
@@ -406,7 +288,7 @@ class Composite:
     async def _remove_record(self, scope: Scope, row: RunRow) -> None:
         """The record and all that hangs on it, in one transaction; bytes go afterwards."""
         network = await self._registry.require("networks", row.network)
-        await network.detach(_attachment(row), row.network_result)
+        await network.detach(attachment(row), row.network_result)
         key = (row.namespace, row.id)
 
         def forget(tx: Transaction) -> tuple[str, str] | None:
@@ -431,92 +313,6 @@ class Composite:
             elif row.pending:
                 await self.remove(scope, row.id, force=True)
 
-    # Looking.
-
-    async def select(self, scope: Scope, all: bool = False) -> list[ContainerView]:
-        """The namespace's containers, newest first; those that run unless `all`."""
-        records = await self._store.containers.select(scope)
-        views = [await self._view(scope, record) for record in records]
-        shown = [each for each in views if all or each.status in ("running", "paused")]
-        return sorted(shown, key=lambda each: -each.created_at)
-
-    async def get(self, scope: Scope, container: str) -> ContainerView:
-        """One container."""
-        return await self._view(scope, await self._container(scope, container))
-
-    async def _view(self, scope: Scope, record: Container) -> ContainerView:
-        row = await self._store.read(lambda tx: tx.get(RUNS, scope.namespace, record.id))
-        try:
-            state = await self._tasks.get(scope, record.id)
-        except NotFound:
-            state = None
-        return view(record, row, state)
-
-    async def inspect(self, scope: Scope, container: str) -> dict[str, Any]:
-        """Everything known, ready for JSON."""
-        record = await self._container(scope, container)
-        shown: dict[str, Any] = msgspec.to_builtins(await self._view(scope, record))
-        row = await self._store.read(lambda tx: tx.get(RUNS, scope.namespace, record.id))
-        shown["namespace"] = scope.namespace
-        shown["choice"] = msgspec.to_builtins(record.choice)
-        shown["options"] = msgspec.to_builtins(row.options) if row else None
-        shown["spec"] = msgspec.json.decode(record.spec.value) if record.spec else None
-        shown["snapshot_key"] = record.snapshot_key
-        shown["extensions"] = sorted(record.extensions)
-        shown["timings"] = self._timings.get((scope.namespace, record.id), [])
-        return shown
-
-    async def logs(self, scope: Scope, container: str) -> list[str]:
-        """The log files, oldest first."""
-        row = await self._row(scope, container)
-        directory = self._log_directory(row.namespace, row.id)
-
-        def age(path: Path) -> int:
-            suffix = path.name.removeprefix("container.log").lstrip(".")
-            return -int(suffix) if suffix.isdigit() else 0
-
-        return [str(path) for path in sorted(directory.glob("container.log*"), key=age)]
-
-    def timings(self, scope: Scope, container: str) -> list[tuple[str, float]]:
-        """The phases of the last start."""
-        return list(self._timings.get((scope.namespace, container), []))
-
-    def _log_directory(self, namespace: str, id: str) -> Path:
-        return self._logs / namespace / id
-
-    async def _row(self, scope: Scope, container: str) -> RunRow:
-        record = await self._container(scope, container)
-        row = await self._store.read(lambda tx: tx.get(RUNS, scope.namespace, record.id))
-        if row is None:
-            raise FailedPrecondition(
-                f"the container {record.id} was made by another client, which starts it and keeps its output"
-            )
-        return row
-
-    async def _container(self, scope: Scope, container: str) -> Container:
-        """By id, or by the first characters of one."""
-        try:
-            return await self._store.containers.get(scope, container)
-        except NotFound:
-            records = await self._store.containers.select(scope)
-            matching = [record for record in records if record.id.startswith(container)] if container else []
-            if len(matching) == 1:
-                return matching[0]
-            if matching:
-                names = ", ".join(record.id for record in matching[:5])
-                raise InvalidArgument(f"{container} is the beginning of several containers: {names}") from None
-            raise
-
-
-def _attachment(of: _Create | RunRow) -> Attachment:
-    return Attachment(f"{of.namespace}/{of.id}", of.namespace, of.id, of.network)
-
 
 def _wanted(fds: tuple[int, int, int], interactive: bool) -> tuple[int, int, int]:
     return fds if interactive else (-1, fds[1], fds[2])
-
-
-def _taken(scope: Scope, name: str) -> AlreadyExists:
-    return AlreadyExists(
-        f"the name {name} is taken in the namespace {scope.namespace}: choose another, or imod rm {name}"
-    )

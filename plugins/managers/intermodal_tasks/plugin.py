@@ -8,6 +8,7 @@ import msgspec
 from intermodal_core.plugin import Context, Plugin
 
 from intermodal_tasks.composite import Composite
+from intermodal_tasks.creation import Creation
 from intermodal_tasks.manager import Tasks
 from intermodal_tasks.specs import Lookups
 
@@ -35,16 +36,23 @@ class TasksManager(Tasks):
         state = context.state_dir()
         super().__init__(store, context.registry, context.events, state / "bundles")
         self._lookups = Lookups(state / "lookups")
-        self.composite = Composite(
-            self,
+        creation = Creation(
+            self.operations,
             store,
             context.get("managers", "images"),
             context.get("managers", "policy"),
             context.registry,
-            context.root_dir() / "logs",
             self._lookups,
-            f"?size={context.config.log_size}&files={context.config.log_files}",
             context.config.cgroup_parent,
+        )
+        self.composite = Composite(
+            self,
+            store,
+            creation,
+            context.registry,
+            self._lookups,
+            context.root_dir() / "logs",
+            f"?size={context.config.log_size}&files={context.config.log_files}",
         )
 
     async def __aenter__(self) -> TasksManager:

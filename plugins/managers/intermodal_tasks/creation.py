@@ -1,0 +1,169 @@
+"""Makes a container of an image: an operation."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import time
+
+import msgspec
+from intermodal_core.contracts.managers.images import Images
+from intermodal_core.contracts.managers.policy import Policy
+from intermodal_core.contracts.managers.store import Container, Scope, Store
+from intermodal_core.contracts.managers.tasks import RunOptions
+from intermodal_core.contracts.metadata import Transaction
+from intermodal_core.contracts.networks import Attachment, AttachResult
+from intermodal_core.errors import AlreadyExists, InvalidArgument, NotFound
+from intermodal_core.registry import Registry
+from intermodal_oci.model import ImageConfig, decode_config
+from intermodal_oci.references import validate_identifier
+from intermodal_operations import Operation, Runner, Step
+
+from intermodal_tasks.specs import Lookups, run_spec, signal_number
+from intermodal_tasks.tables import RUNS, RunRow
+
+__all__ = ["Creation", "attachment"]
+
+
+class _Create(msgspec.Struct):
+    """State of the operation that makes a container: all that its undo needs."""
+
+    namespace: str
+    id: str
+    snapshotter: str
+    parent: str
+    network: str
+    network_result: bytes = b"{}"
+
+
+class _Building:
+    """What a run of that operation carries besides: the record being made, and what its spec is made of."""
+
+    def __init__(self, options: RunOptions, config: ImageConfig, container: Container) -> None:
+        self.options = options
+        self.config = config
+        self.container = container
+        self.network = AttachResult("new")
+
+
+class Creation:
+    """The operation `containers.create`.
+
+    `lookups` gives root filesystems to look users up in; `cgroup_parent` is where containers' cgroups go.
+    """
+
+    def __init__(
+        self,
+        operations: Runner,
+        store: Store,
+        images: Images,
+        policy: Policy,
+        registry: Registry,
+        lookups: Lookups,
+        cgroup_parent: str,
+    ) -> None:
+        self._operations = operations
+        self._store = store
+        self._images = images
+        self._policy = policy
+        self._registry = registry
+        self._lookups = lookups
+        self._cgroup_parent = cgroup_parent
+        self._building: dict[tuple[str, str], _Building] = {}
+        operations.register(
+            Operation(
+                "containers.create",
+                _Create,
+                (
+                    Step("snapshot", self._prepare, self._unprepare),
+                    Step("network", self._attach, self._detach),
+                    Step("spec", self._build_spec),
+                ),
+            )
+        )
+
+    async def run(self, scope: Scope, options: RunOptions, pending: bool) -> tuple[Container, list[tuple[str, float]]]:
+        """Resolve, unpack, prepare, build the spec, record; the record, and the phases' seconds."""
+        began = time.perf_counter()
+        name = options.name or secrets.token_hex(6)
+        validate_identifier(name)
+        key = (scope.namespace, name)
+        options = msgspec.structs.replace(options, name=name)
+        for mount in options.mounts:
+            if not os.path.exists(mount.source):
+                raise InvalidArgument(f"{mount.source}, which is to be mounted, does not exist: make it first")
+        if key in self._building or await self._store.read(lambda tx: tx.get(RUNS, *key)) is not None:
+            raise _taken(scope, name)
+        image = await self._images.resolve(scope, options.image)
+        choose = self._policy.choose
+        snapshotter, _ = await choose("snapshotter", scope.namespace, image.name, options.labels, options.snapshotter)
+        network, _ = await choose("network", scope.namespace, image.name, options.labels, options.net)
+        choice = await self._store.pin(scope.namespace, image.name, options.labels, options.runtime)
+        unpacked = await self._images.unpack(scope, image.name, snapshotter)
+        looked = time.perf_counter()
+        config = decode_config(unpacked.config, unpacked.config_digest)
+        container = Container(
+            *key,
+            image=image.name,
+            labels=options.labels,
+            runtime=choice.instance,
+            snapshotter=snapshotter,
+            snapshot_key=name,
+            choice=choice,
+        )
+        stop_signal = signal_number(config.config.stop_signal)
+        building = self._building[key] = _Building(options, config, container)
+        state = _Create(*key, snapshotter, unpacked.chain_id, network)
+
+        def record(tx: Transaction) -> Container:
+            tx.put(RUNS, RunRow(*key, options, network, state.network_result, stop_signal=stop_signal, pending=pending))
+            return self._store.containers.insert(tx, scope, building.container)
+
+        try:
+            stored = await self._operations.run("containers.create", state, record)
+        finally:
+            del self._building[key]
+        phases = [("image", looked - began), ("container", time.perf_counter() - looked)]
+        return stored, phases
+
+    async def _prepare(self, state: _Create) -> None:
+        await self._store.snapshots.prepare(Scope(state.namespace), state.snapshotter, state.id, state.parent)
+
+    async def _unprepare(self, state: _Create) -> None:
+        scope = Scope(state.namespace)
+        if await self._store.read(lambda tx: tx.get(RUNS, state.namespace, state.id)) is not None:
+            return  # the name was another's all along
+        try:
+            await self._store.snapshots.remove(scope, state.snapshotter, state.id)
+        except NotFound:
+            pass
+
+    async def _attach(self, state: _Create) -> None:
+        network = await self._registry.require("networks", state.network)
+        building = self._building[state.namespace, state.id]
+        building.network = await network.attach(attachment(state))
+        state.network_result = building.network.result
+
+    async def _detach(self, state: _Create) -> None:
+        network = await self._registry.require("networks", state.network)
+        await network.detach(attachment(state), state.network_result)
+
+    async def _build_spec(self, state: _Create) -> None:
+        building = self._building[state.namespace, state.id]
+        scope = Scope(state.namespace)
+        cgroup = os.path.join("/", self._cgroup_parent, state.namespace, state.id)
+        mounts = await self._store.snapshots.mounts(scope, state.snapshotter, state.id)
+        async with self._lookups.open(mounts) as rootfs:
+            spec = run_spec(building.options, building.config, building.network, cgroup, rootfs)
+        building.container = msgspec.structs.replace(building.container, spec=spec)
+
+
+def attachment(of: _Create | RunRow) -> Attachment:
+    """How a container's place in its network is named."""
+    return Attachment(f"{of.namespace}/{of.id}", of.namespace, of.id, of.network)
+
+
+def _taken(scope: Scope, name: str) -> AlreadyExists:
+    return AlreadyExists(
+        f"the name {name} is taken in the namespace {scope.namespace}: choose another, or imod rm {name}"
+    )
