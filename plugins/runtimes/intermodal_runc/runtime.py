@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from intermodal_core.errors import NotFound, PluginSkipped
+from intermodal_core.contracts.runtimes import TaskRef
+from intermodal_core.errors import NotFound, PluginSkipped, Unimplemented
 from intermodal_shim.driver import ShimRuntime
 from intermodal_shim.runtime import Options, find
 
@@ -13,10 +14,18 @@ if TYPE_CHECKING:
 
     from intermodal_runc.plugin import Config
 
-__all__ = ["make_runtime"]
+__all__ = ["RuncRuntime", "make_runtime"]
 
 
-def make_runtime(context: Context[Config]) -> ShimRuntime:
+class RuncRuntime(ShimRuntime):
+    """Our shim with what runc can do on every machine, which does not include checkpoints: they need CRIU."""
+
+    async def checkpoint(self, task: TaskRef, path: str, options_type: str = "", options: bytes = b"") -> None:
+        """[R21] Not declared."""
+        raise Unimplemented(f"The runtime runc takes no checkpoints; task {task.namespace}/{task.id} goes on unchanged")
+
+
+def make_runtime(context: Context[Config]) -> RuncRuntime:
     """The runtime for a plugin's context. Raises PluginSkipped where there is no such binary."""
     config = context.config
     options = Options(
@@ -32,4 +41,4 @@ def make_runtime(context: Context[Config]) -> ShimRuntime:
         raise PluginSkipped(str(error), "install runc (apt-get install runc)") from error
     context.log.info("containers run under %s", binary)
     events = f"{context.address}.ttrpc"
-    return ShimRuntime(context.name, context.spawner, context.state_dir(), events, options)
+    return RuncRuntime(context.name, context.spawner, context.state_dir(), events, options)
