@@ -14,10 +14,6 @@ import pytest
 
 from intermodal_core.contracts.runtimes import Stdio
 from intermodal_core.errors import FailedPrecondition, IntermodalError, NotFound, Unimplemented
-    FailedPrecondition,
-    NotFound,
-    Unimplemented,
-)
 from intermodal_core.testing.runtime_fixtures import FOREVER, NOBODY, MakeBundle, RuntimeFixtures, Tasks, until
 
 __all__ = ["ControlRules"]
