@@ -10,6 +10,7 @@ import select
 import subprocess
 import tarfile
 import tempfile
+import threading
 from collections.abc import Mapping
 from itertools import count
 from pathlib import Path
@@ -57,7 +58,14 @@ class BareRunc:
         self._directory.cleanup()
 
     def _runc(self, *arguments: str) -> None:
-        # Its init inherits the standard streams, so they cannot be pipes that are read to their end.
+        # Its init inherits the standard streams, so they cannot be pipes that are read to their end. A wait with a
+        # timeout would poll, and make the floor up to twice as high as it is.
         null = subprocess.DEVNULL
         command = ["runc", "--root", str(self._bundle / "state"), *arguments]
-        subprocess.run(command, stdin=null, stdout=null, stderr=null, timeout=60, check=True)
+        with subprocess.Popen(command, stdin=null, stdout=null, stderr=null) as process:
+            guard = threading.Timer(60, process.kill)
+            guard.start()
+            status = process.wait()
+            guard.cancel()
+        if status:
+            raise RuntimeError(f"{' '.join(command)} ended with {status}")
