@@ -158,7 +158,7 @@ class ControlRules(RuntimeFixtures):
     def test_r18_update(self, run: Any, make_bundle: MakeBundle, fifo: Path, tmp_path: Path) -> None:
         """A limit of one process, under which a shell cannot fork."""
         self.declares("update")
-        bundle, out = make_bundle("update", "sh", "-c", "(echo one); read x; (echo two)"), tmp_path / "out"
+        bundle, out = make_bundle("update", "sh", "-c", "(echo one); read x; (echo two); exit 0"), tmp_path / "out"
 
         async def body(tasks: Tasks) -> None:
             task = await tasks.started(bundle, Stdio(stdin=str(fifo), stdout=f"file://{out}"))

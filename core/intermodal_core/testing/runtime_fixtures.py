@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import pytest
-from intermodal_snapshots.mounts import mounts_below
 
 from intermodal_core.contracts.common import Mount
 from intermodal_core.contracts.runtimes import CreateTask, Exit, Runtime, Stdio, TaskRef
@@ -33,7 +32,6 @@ __all__ = [
     "until",
 ]
 
-WITHIN = 60.0
 FOREVER = ("sleep", "1000")
 NOBODY = TaskRef("kit", "nobody")
 
@@ -68,13 +66,13 @@ class Tasks:
         self.opened = opened
         self.runtime = opened.runtime
         self._rootfs = rootfs
-        self.created: list[tuple[TaskRef, str, int]] = []
+        self.created: list[tuple[TaskRef, str]] = []
 
     async def create(self, bundle: Path, stdio: Stdio | None = None) -> TaskRef:
         """Create the bundle's container, whose id is the directory's name."""
         task = TaskRef("kit", bundle.name)
-        pid = await self.runtime.create(task, CreateTask(str(bundle), self._rootfs, stdio or Stdio()))
-        self.created.append((task, str(bundle), pid))
+        await self.runtime.create(task, CreateTask(str(bundle), self._rootfs, stdio or Stdio()))
+        self.created.append((task, str(bundle)))
         return task
 
     async def started(self, bundle: Path, stdio: Stdio | None = None) -> TaskRef:
@@ -96,6 +94,8 @@ class RuntimeFixtures:
     capabilities: frozenset[str] = frozenset()
     #: Names of the options that `opened` takes: `binary`, a path of the runtime's binary.
     options: frozenset[str] = frozenset()
+    #: Seconds that each test may take.
+    within: float = 60.0
 
     # -- what a subclass may say --------------------------------------------------------------------------------------
 
@@ -130,26 +130,30 @@ class RuntimeFixtures:
 
         What a test that failed has left is cleaned up, before the bundles go.
         """
-        created: list[tuple[TaskRef, str, int]] = []
+        created: list[tuple[TaskRef, str]] = []
+        whole = True
 
         def run(body: Body, **options: Any) -> None:
+            nonlocal whole
+
             async def main() -> None:
-                async with asyncio.timeout(WITHIN), opened(**options) as given:
+                async with asyncio.timeout(self.within), opened(**options) as given:
                     tasks = Tasks(given, mounts)
                     try:
                         await body(tasks)
                     finally:
                         created.extend(tasks.created)
 
+            whole = False
             asyncio.run(main())
+            whole = True
 
         async def clean(tasks: Tasks) -> None:
-            for task, bundle, _ in left:
+            for task, bundle in created:
                 await tasks.runtime.cleanup(task, bundle)
 
         yield run
-        left = [one for one in created if lives(one[2]) or mounts_below(one[1])]
-        if left:
+        if not whole:
             run(clean)
 
     @pytest.fixture
