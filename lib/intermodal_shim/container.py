@@ -50,10 +50,16 @@ class Host(Protocol):
         """A line for the shim's own log."""
 
     def publish(self, topic: str, event: Message, always: bool = False) -> None:
-        """Tell the daemon; without `always` only where it wants all events."""
+        """Tell the daemon; without `always` only where it wants all events.
+
+        Our own daemon waits for every process, and asks for what ended while it was away: it is told of no exit.
+        """
+
+    def release(self, container: Container) -> None:
+        """The container is deleted, as far as anybody who asks can tell."""
 
     def forget(self, container: Container) -> None:
-        """The container is deleted, or was never made."""
+        """Nothing of the container is left, or it was never made."""
 
 
 class Container:
@@ -266,7 +272,7 @@ class Container:
             container_id=self.id, id=process.exec_id or self.id, pid=process.pid, exit_status=status
         )
         event.exited_at.FromNanoseconds(process.exited_at)
-        self._host.publish("/tasks/exit", event, always=True)
+        self._host.publish("/tasks/exit", event)
         if process.stdio is not None:
             process.stdio.process_ended()
 
@@ -315,14 +321,25 @@ class Container:
         process.when_drained(drained)
 
     def _delete_container(self, answer: Answer) -> None:
+        """Answer once nothing of the container is in anybody's way; `runc delete` may still be closing its books then.
+
+        The spec's poststop hooks are a part of the deletion, and waited for.
+        """
+        if not self._poststop:
+            error = self._unmount()
+            if error is not None:
+                answer(error)
+                return
+            self._answer_delete(answer)
+
         def removed(error: IntermodalError | None) -> None:
-            if error is None:
-                for process in self.execs.values():
-                    if process.stdio is not None:
-                        process.stdio.close()
-                self._publish_delete(self.init)
+            if not self._poststop:
+                self._host.forget(self)  # a failure is in the log
+            elif error is None:
+                self._answer_delete(answer)
                 self._host.forget(self)
-            answer(error)
+            else:
+                answer(error)
 
         if self._removed:
             removed(None)
@@ -330,6 +347,14 @@ class Container:
         self._when_removed.append(removed)
         if not self._removing:
             self._enqueue(self._remove)
+
+    def _answer_delete(self, answer: Answer) -> None:
+        for process in self.execs.values():
+            if process.stdio is not None:
+                process.stdio.close()
+        self._publish_delete(self.init)
+        self._host.release(self)
+        answer(None)
 
     # What can be asked of it
 

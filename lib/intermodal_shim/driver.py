@@ -72,7 +72,7 @@ class ShimRuntime:
         self._pids: dict[TaskRef, int] = {}
         self._creating: set[TaskRef] = set()
         self._zygote = Zygote(spawner, f"{FORKED}:zygote")
-        self._leaving: set[asyncio.Task[None]] = set()
+        self._leaving: dict[TaskRef, asyncio.Future[None]] = {}
         self._info: tuple[float, RuntimeInfo] | None = None
 
     async def info(self) -> RuntimeInfo:
@@ -96,7 +96,7 @@ class ShimRuntime:
     async def stop(self) -> None:
         """Let go of all shims; they live on."""
         if self._leaving:
-            await asyncio.wait(self._leaving, timeout=5)
+            await asyncio.wait(self._leaving.values(), timeout=5)
         for client in list(self._clients.values()):
             client.close()
         self._clients.clear()
@@ -260,6 +260,8 @@ class ShimRuntime:
         return await client.call(service, method, request, response, fds=fds)
 
     async def _create(self, task: TaskRef, request: CreateTask, options: Options) -> int:
+        if (leaving := self._leaving.get(task)) is not None:
+            await asyncio.wait([leaving])  # the last one of that name still closes the runtime's books
         path = self._socket(task)
         os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
         if os.path.exists(path):
@@ -328,9 +330,8 @@ class ShimRuntime:
             os.unlink(self._socket(task))
         if client is None:
             return
-        leaving = asyncio.ensure_future(leave(client))
-        self._leaving.add(leaving)
-        leaving.add_done_callback(self._leaving.discard)
+        leaving = self._leaving[task] = asyncio.ensure_future(leave(client))
+        leaving.add_done_callback(lambda _: self._leaving.pop(task, None))
 
     def _options_in(self, namespace: str) -> Options:
         root = self._options.root or str(self._state / "runc")

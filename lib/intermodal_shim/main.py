@@ -6,7 +6,7 @@ import gc
 import os
 import socket
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from google.protobuf.message import Message
@@ -27,7 +27,7 @@ _PR_SET_CHILD_SUBREAPER: Final = 36
 #: Seconds without a container and without a call after which it ends by itself; the daemon's Shutdown was lost.
 IDLE = 30.0
 #: Seconds that a shim without containers goes on trying to tell its events.
-FAREWELL = 10.0
+FAREWELL = 3.0
 
 
 def main(args: Sequence[str], fds: Sequence[int]) -> int:
@@ -52,6 +52,8 @@ class Shim:
         self._all_events = bool(every)
         self._events = Publisher(self.loop, events, self.namespace, self.log, self._quiet)
         self._containers: dict[str, Container] = {}
+        self._removing: set[Container] = set()  # deleted for whoever asks, and not quite gone
+        self._when_empty: list[Callable[[], object]] = []
         self._runtimes: dict[Options, Runtime] = {}
         self._ending = False
         self._listener = Listener(sock, self.loop, services(self), lambda call, error: self._defect(error))
@@ -81,9 +83,21 @@ class Shim:
         container = self._containers[id] = Container(self, self._runtimes[options], id, bundle, streams)
         return container
 
+    def release(self, container: Container) -> None:
+        """It is deleted, as far as anybody who asks can tell."""
+        if self._containers.get(container.id) is container:
+            del self._containers[container.id]
+            self._removing.add(container)
+
     def forget(self, container: Container) -> None:
-        """It is deleted, or was never made."""
-        del self._containers[container.id]
+        """Nothing of it is left, or it was never made."""
+        self.release(container)
+        self._removing.discard(container)
+        if self._removing or self._containers:
+            return
+        for answer in self._when_empty:
+            answer()
+        self._when_empty.clear()
         self.loop.call_later(IDLE, self._check_idle)
 
     def task_pid(self, id: str) -> int:
@@ -96,8 +110,15 @@ class Shim:
         if always or self._all_events:
             self._events.publish(topic, event)
 
-    def shutdown(self) -> None:
-        """End, if there is no container, once the events are told; they have some seconds for that."""
+    def shutdown(self, answer: Callable[[], object]) -> None:
+        """Answer, and end, once the containers that are deleted are gone; one that is not keeps the shim.
+
+        The events have some seconds to be told.
+        """
+        if self._removing and not self._containers:
+            self._when_empty.append(lambda: self.shutdown(answer))
+            return
+        answer()
         if self._containers or self._ending:
             return
         self._ending = True
@@ -122,12 +143,12 @@ class Shim:
             self.loop.stop()
 
     def _check_idle(self) -> None:
-        if self._containers:
+        if self._containers or self._removing:
             return
         if self._listener.channels:
             self.loop.call_later(IDLE, self._check_idle)
         else:
-            self.shutdown()
+            self.shutdown(lambda: None)
 
     def _defect(self, error: Exception) -> None:
         traceback, steps = error.__traceback__, []

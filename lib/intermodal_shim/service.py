@@ -41,8 +41,8 @@ class Shim(Protocol):
     def task_pid(self, id: str) -> int:
         """Of the container's init; 0 for none."""
 
-    def shutdown(self) -> None:
-        """End, if there is no container."""
+    def shutdown(self, answer: Callable[[], object]) -> None:
+        """End, if there is no container, and answer when that is decided."""
 
 
 def services(shim: Shim) -> Services:
@@ -224,10 +224,14 @@ class TaskService:
         """Who serves."""
         return response(shim_pid=os.getpid(), task_pid=self.shim.task_pid(request.id))  # type: ignore[no-any-return]
 
-    def shutdown(self, request: Any, call: Call, response: Any) -> Message:
+    def shutdown(self, request: Any, call: Call, response: Any) -> None:
         """End, if no container is left."""
-        self.shim.shutdown()
-        return response()  # type: ignore[no-any-return]
+
+        def answer() -> None:
+            if call.connected:
+                call.reply(response())
+
+        self.shim.shutdown(answer)
 
     def attach(self, request: shim_pb2.AttachRequest, call: Call) -> Message:
         """Add a source and sinks to a process's streams."""

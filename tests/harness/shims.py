@@ -121,14 +121,20 @@ def make_process() -> Callable[..., bytes]:
 
 
 class Daemon:
-    """What a daemon is to shims: a driver, and a ttrpc socket that takes events."""
+    """What a daemon is to shims: a driver, and a ttrpc socket that takes events, all of them unless said otherwise."""
 
     def __init__(
-        self, spawner: Spawner, state: Path, rootfs: Path, driver: type[ShimRuntime] = ShimRuntime, **options: Any
+        self,
+        spawner: Spawner,
+        state: Path,
+        rootfs: Path,
+        driver: type[ShimRuntime] = ShimRuntime,
+        all_events: bool = True,
+        **options: Any,
     ) -> None:
         self.state = state
         self.address = str(state / "events.ttrpc")
-        self.runtime = driver("runc", spawner, state, self.address, Options(**options))
+        self.runtime = driver("runc", spawner, state, self.address, Options(**options), all_events=all_events)
         self.events: list[tuple[str, Message]] = []
         self.changed = asyncio.Condition()
         self._rootfs = Mount("bind", str(rootfs), ("rbind", "ro"))

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import select
 import signal
 import time
 from collections.abc import Callable
@@ -79,9 +80,48 @@ def test_events_are_sent_again_until_they_are_answered(make_bundle: MakeBundle, 
         assert told.exit_status == 0
         assert daemon.refuse == 0
         await daemon.runtime.delete(task)
-        assert len(daemon.events) == 1
+        await daemon.event("/tasks/delete")
+        assert [name for name, _ in daemon.events] == [
+            f"/tasks/{step}" for step in ("create", "start", "exit", "delete")
+        ]
 
     with_daemon(body)
+
+
+def test_our_own_daemon_is_told_of_no_exit_and_the_shim_goes_with_the_delete(
+    make_bundle: MakeBundle, with_daemon: Any
+) -> None:
+    """Nobody listens for events, and the shim ends all the same: what it would tell is known."""
+    bundle = make_bundle("quiet", "sh", "-c", "exit 3")
+
+    async def body(daemon: Any) -> None:
+        task = await daemon.create(bundle)
+        shim = daemon.runtime.shim_pid(task)
+        await daemon.runtime.start(task)
+        assert (await daemon.runtime.wait(task)).status == 3
+        assert (await daemon.runtime.delete(task)).status == 3
+        ended = os.pidfd_open(shim)
+        try:
+            ready = await asyncio.to_thread(select.select, [ended], [], [], 5)
+            assert ready[0], "the shim lives on"
+        finally:
+            os.close(ended)
+
+    with_daemon(body, listening=False, all_events=False)
+
+
+def test_a_name_is_free_at_once_after_delete(make_bundle: MakeBundle, with_daemon: Any) -> None:
+    """Delete answers while the runtime still closes its books; the next task of that name waits for that."""
+    bundle = make_bundle("same", "true")
+
+    async def body(daemon: Any) -> None:
+        for _ in range(5):
+            task = await daemon.create(bundle)
+            await daemon.runtime.start(task)
+            await daemon.runtime.wait(task)
+            await daemon.runtime.delete(task)
+
+    with_daemon(body, all_events=False)
 
 
 def test_all_events_for_a_daemon_that_wants_them(make_bundle: MakeBundle, with_daemon: Any, make_process: Any) -> None:
@@ -89,7 +129,6 @@ def test_all_events_for_a_daemon_that_wants_them(make_bundle: MakeBundle, with_d
 
     async def body(daemon: Any) -> None:
         runtime = daemon.runtime
-        runtime._all_events = True
         task = await daemon.create(bundle)
         await runtime.start(task)
         await runtime.exec(task, "e", make_process("true"), Stdio())
@@ -244,13 +283,12 @@ def test_no_descriptor_stays_in_a_shim(make_bundle: MakeBundle, with_daemon: Any
         before = len(os.listdir(f"/proc/{shim}/fd"))
         for number in range(1, 20):
             await round_trip(number)
-        await daemon.event("/tasks/exit", 20)
         await runtime.state(task)
         assert len(os.listdir(f"/proc/{shim}/fd")) <= before
         assert len(Path(f"/proc/{shim}/task/{shim}/children").read_text().split()) == 1
         await daemon.end(task)
 
-    with_daemon(body)
+    with_daemon(body, all_events=False)
 
 
 def lives(pid: int) -> bool:

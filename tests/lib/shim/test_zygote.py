@@ -78,4 +78,4 @@ def test_a_shim_leads_its_group_and_holds_nothing_of_the_zygote(make_bundle: Mak
         await daemon.runtime.start(task)
         await daemon.end(task)
 
-    with_daemon(body)
+    with_daemon(body, all_events=False)
