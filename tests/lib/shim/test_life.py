@@ -43,19 +43,19 @@ def test_create_start_wait_delete(make_bundle: MakeBundle, with_daemon: Any, tmp
     with_daemon(body)
 
 
-def test_signals(make_bundle: MakeBundle, with_daemon: Any) -> None:
-    bundle = make_bundle("signals", "sh", "-c", "trap 'exit 5' TERM; while :; do sleep 0.05; done")
+def test_signals(make_bundle: MakeBundle, with_daemon: Any, tmp_path: Path) -> None:
+    bundle = make_bundle("signals", "sh", "-c", "trap 'exit 5' TERM; echo set; while :; do sleep 0.05; done")
+    out = tmp_path / "out"
 
     async def body(daemon: Any) -> None:
-        task = await daemon.create(bundle)
+        task = await daemon.create(bundle, Stdio(stdout=f"file://{out}"))
         await daemon.runtime.start(task)
         with pytest.raises(InvalidArgument):
             await daemon.runtime.kill(task, 99)
-        waiting = asyncio.ensure_future(daemon.runtime.wait(task))
-        while not waiting.done():  # the trap may not be set yet, and init ignores what it does not handle
-            await daemon.runtime.kill(task, signal.SIGTERM)
-            await asyncio.wait([waiting], timeout=0.1)
-        assert (await waiting).status == 5
+        while not out.read_bytes():  # until then it may not even be the shell
+            await asyncio.sleep(0.01)
+        await daemon.runtime.kill(task, signal.SIGTERM)
+        assert (await daemon.runtime.wait(task)).status == 5
         with pytest.raises(NotFound):
             await daemon.runtime.kill(task, signal.SIGTERM)
         await daemon.runtime.delete(task)
