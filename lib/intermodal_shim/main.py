@@ -26,6 +26,8 @@ __all__ = ["main"]
 _PR_SET_CHILD_SUBREAPER: Final = 36
 #: Seconds without a container and without a call after which it ends by itself; the daemon's Shutdown was lost.
 IDLE = 30.0
+#: The same once its container was deleted.
+LINGER = 1.0
 #: Seconds that a shim without containers goes on trying to tell its events.
 FAREWELL = 3.0
 
@@ -56,6 +58,7 @@ class Shim:
         self._when_empty: list[Callable[[], object]] = []
         self._runtimes: dict[Options, Runtime] = {}
         self._ending = False
+        self._patience = IDLE
         self._listener = Listener(sock, self.loop, services(self), lambda call, error: self._defect(error))
         self.loop.call_later(IDLE, self._check_idle)
 
@@ -98,7 +101,8 @@ class Shim:
         for answer in self._when_empty:
             answer()
         self._when_empty.clear()
-        self.loop.call_later(IDLE, self._check_idle)
+        self._patience = LINGER
+        self.loop.call_later(LINGER, self._check_idle)
 
     def task_pid(self, id: str) -> int:
         """Of the container's init; 0 for none."""
@@ -146,7 +150,7 @@ class Shim:
         if self._containers or self._removing:
             return
         if self._listener.channels:
-            self.loop.call_later(IDLE, self._check_idle)
+            self.loop.call_later(self._patience, self._check_idle)
         else:
             self.shutdown(lambda: None)
 

@@ -3,8 +3,8 @@
 A *task* is the running side of a container, named by (namespace, id). It has an init process (exec id "") and any
 number of exec processes. A runtime keeps nothing in the daemon: `connect` after a restart finds all tasks again.
 
-Events: a runtime reports `/tasks/exit` and `/tasks/oom` through the daemon's ttrpc socket, as shims do; the other task
-events are published by the tasks manager, from the returns of these calls.
+Events: `/tasks/oom` is reported through the daemon's ttrpc socket, as shims do; all others are published by the tasks
+manager, from the returns of these calls. A foreign shim reports exits there, too, which does no harm.
 """
 
 from __future__ import annotations
@@ -193,6 +193,7 @@ class Runtime(Protocol):
         """[R23] The process's state. Raises NotFound."""
 
     async def delete(self, task: TaskRef, exec_id: str = "") -> Exit:
-        """[R24] Forget a process that has ended; for init: remove cgroup, mounts and the shim, once all output that was
-        written has reached its sinks or their deadline. Raises FailedPrecondition when it still runs.
+        """[R24] Forget a process that has ended, once all output that was written has reached its sinks or their deadline;
+        for init: unmount the root filesystem before it answers, and remove cgroup and shim, which may go on behind the
+        answer; `create` of the same name waits for that. Raises FailedPrecondition when it still runs.
         """

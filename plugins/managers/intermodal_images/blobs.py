@@ -8,7 +8,7 @@ import secrets
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
-from intermodal_core.contracts.managers.store import ContentInfo, Scope, Store
+from intermodal_core.contracts.managers.store import INTERNAL_REF, ContentInfo, Scope, Store
 from intermodal_core.errors import AlreadyExists, IntermodalError
 
 __all__ = ["Blobs", "Cancelled", "Writer"]
@@ -46,7 +46,7 @@ class Blobs:
     def writer(self, expected: str = "", total: int = 0) -> Writer:
         """Begin a blob; one that the namespace has already is none to be written (`Writer.known`)."""
         self._count += 1
-        return Writer(self, f"import-{self._session}-{self._count}", expected, total)
+        return Writer(self, f"{INTERNAL_REF}import-{self._session}-{self._count}", expected, total)
 
     async def begin(self, ref: str, total: int, expected: str) -> ContentInfo | None:
         """Open an ingest; the blob's record where there is nothing to write."""

@@ -12,7 +12,7 @@ from intermodal_core.contracts.common import Descriptor, Mount, Platform
 from intermodal_core.contracts.differs import Applied
 from intermodal_core.contracts.managers.images import Progress, Report, Unpacked
 from intermodal_core.contracts.managers.policy import Policy
-from intermodal_core.contracts.managers.store import Image, Scope, Store
+from intermodal_core.contracts.managers.store import INTERNAL_REF, Image, Scope, Store
 from intermodal_core.errors import AlreadyExists, FailedPrecondition, IntermodalError, NotFound, Unimplemented
 from intermodal_core.registry import Registry
 from intermodal_oci.chain import chain_ids
@@ -78,7 +78,7 @@ class Unpacker:
         chain_id: str,
         report: Report | None,
     ) -> None:
-        key = f"extract-{secrets.token_hex(6)} {chain_id}"
+        key = f"{INTERNAL_REF}extract-{secrets.token_hex(6)} {chain_id}"
         if report is not None:
             report(Progress("unpack", layer.digest, 0, layer.size))
         mounts = await self._store.snapshots.prepare(scope, snapshotter, key, parent)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from intermodal_api.containerd.events import content_pb2 as events
 from intermodal_core.contracts.content import BlobInfo, IngestStatus
-from intermodal_core.contracts.managers.store import ContentInfo, Scope
+from intermodal_core.contracts.managers.store import INTERNAL_REF, ContentInfo, Scope
 from intermodal_core.contracts.metadata import Transaction
 from intermodal_core.errors import AlreadyExists, FailedPrecondition, InvalidArgument, NotFound
 from intermodal_oci.references import validate_digest, validate_labels
@@ -33,6 +33,8 @@ __all__ = ["Content"]
 _WHOLE = 8 << 20
 _SMALL = 64 << 10
 _CACHE = 2 << 20
+#: ns before the newest record in which a blob may have been made that a crash kept from being recorded.
+_RECENT = 3600 * 1_000_000_000
 
 
 class Content:
@@ -240,13 +242,31 @@ class Content:
             try:
                 blob: BlobInfo = await self._backend.info(actual)
             except NotFound:
-                ref = _backend_ref(namespace, f"write-{actual}")
-                status = await self._backend.begin(ref, len(data), "")
-                if status.offset:
-                    await self._backend.truncate(ref, 0)
+                ref = _backend_ref(namespace, f"{INTERNAL_REF}write-{actual}")
+                await self._backend.begin(ref, len(data), "")
                 await self._backend.append(ref, data, 0)
                 blob = await self._backend.commit(ref, len(data), actual)
             return await self._record(scope, blob, labels or {})
+
+    async def settle(self) -> None:
+        """At start: drop what a crash left of the daemon's own doing.
+
+        Ingests that the last daemon began for itself, which nobody can resume; and blobs that it committed but did not
+        come to record. Only blobs about as new as the newest record are such: an old one without a record tells of
+        records that were lost, and is for the operator to judge.
+        """
+        for status in await self._backend.statuses():
+            if INTERNAL_REF in status.ref and status.started_at < self._store.began:
+                await self._backend.abort(status.ref)
+
+        def recorded(tx: Transaction) -> dict[str, int]:
+            return {info.digest: info.updated_at for info in tx.scan(CONTENT)}
+
+        known = await self._store.read(recorded, long=True)
+        newest = max(known.values(), default=0)
+        for blob in await self._backend.walk():
+            if blob.digest not in known and newest and newest - _RECENT < blob.created_at < self._store.began:
+                await self._drop(blob.digest)
 
     async def adopt(
         self, scope: Scope, path: str, digest: str, size: int, labels: Mapping[str, str] | None = None

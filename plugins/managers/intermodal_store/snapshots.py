@@ -9,12 +9,13 @@ from __future__ import annotations
 import logging
 import secrets
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 from intermodal_api.containerd.events import snapshot_pb2 as events
 from intermodal_core.contracts.common import Mount, Usage
-from intermodal_core.contracts.managers.store import Scope
+from intermodal_core.contracts.managers.store import INTERNAL_REF, Scope
 from intermodal_core.contracts.metadata import Transaction
 from intermodal_core.contracts.snapshotters import SnapshotInfo
 from intermodal_core.errors import AlreadyExists, FailedPrecondition, IntermodalError, InvalidArgument, NotFound
@@ -46,13 +47,35 @@ class Snapshots:
         """The name and the ready backend; what a crash left in it is settled before its first use."""
         namespace = namespace_of(scope)
         name, _ = await self._store.policy.choose("snapshotter", namespace, asked=snapshotter)
+        return name, await self._ready(name)
+
+    async def _ready(self, name: str) -> Any:
         backend = await self._store.registry.require("snapshotters", name)
         if name not in self._reconciled:
             async with self._store.lock("reconcile", name):
                 if name not in self._reconciled:
                     await self._reconcile(name, backend)
                     self._reconciled.add(name)
-        return name, backend
+        return backend
+
+    async def settle(self) -> None:
+        """At start: drop the snapshots of managers' own unfinished work, and settle what a crash left in every
+        snapshotter that this root has used.
+        """
+
+        def unfinished(tx: Transaction) -> None:
+            for row in list(tx.scan(SNAPSHOTS)):
+                if row.key.startswith(INTERNAL_REF) and row.created_at < self._store.began:
+                    self.forget(tx, row.namespace, row.snapshotter, row.key)
+
+        await self._store.write(unfinished)
+        used = Path(self._store.registry.config.core.root) / "snapshotters"
+        for record in self._store.registry.records("snapshotters"):
+            if (used / record.name).is_dir() and record.state in ("available", "ready"):
+                try:
+                    await self._ready(record.name)
+                except IntermodalError as error:
+                    log.warning("what a crash may have left in %s stays: %s", record.name, error)
 
     async def _reconcile(self, snapshotter: str, backend: Any) -> None:
         objects = {info.key: info for info in await backend.walk()}
@@ -82,6 +105,7 @@ class Snapshots:
                 await backend.remove(info.key)
             except IntermodalError as error:
                 log.warning("the orphan %s of %s stays: %s", info.key, snapshotter, error)
+        self._store.later(backend.cleanup())
 
     # Making.
 

@@ -20,6 +20,7 @@ from intermodal_store.containers import Containers
 from intermodal_store.content import Content
 from intermodal_store.images import Images
 from intermodal_store.leases import Leases
+from intermodal_store.names import now
 from intermodal_store.namespaces import Namespaces
 from intermodal_store.snapshots import Snapshots
 from intermodal_store.tables import ALL, CONTAINERS
@@ -45,6 +46,7 @@ class Store:
         self._outbox = Outbox(metadata, events)
         self._locks: dict[tuple[str, ...], tuple[asyncio.Lock, int]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
+        self.began = now()  # what is older was made by another daemon
         self.policy = policy
         self.registry = registry
         self.namespaces = Namespaces(self)
@@ -57,6 +59,8 @@ class Store:
     async def __aenter__(self) -> Store:
         """Publish what was committed but not yet told when the daemon last ended."""
         await self._outbox.recover()
+        self.later(self.content.settle())
+        self.later(self.snapshots.settle())
         return self
 
     async def __aexit__(self, *_: object) -> None:

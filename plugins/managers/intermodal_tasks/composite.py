@@ -57,6 +57,7 @@ class Composite(Containers):
         self._registry = registry
         self._lookups = lookups
         self._log_options = log_options
+        self._began = time.time_ns()
         self._ending: dict[tuple[str, str], asyncio.Task[None]] = {}
         tasks.on_exit = self._after_exit
 
@@ -312,6 +313,13 @@ class Composite(Containers):
                 await self._remove_record(scope, row)
             elif row.pending:
                 await self.remove(scope, row.id, force=True)
+        await asyncio.to_thread(self._remove_logs, {(row.namespace, row.id) for row in rows})
+
+    def _remove_logs(self, known: set[tuple[str, str]]) -> None:
+        """Drop the logs of containers that were gone before this daemon started."""
+        for directory in self._logs.glob("*/*"):
+            if (directory.parent.name, directory.name) not in known and directory.stat().st_mtime_ns < self._began:
+                shutil.rmtree(directory, ignore_errors=True)
 
 
 def _wanted(fds: tuple[int, int, int], interactive: bool) -> tuple[int, int, int]:

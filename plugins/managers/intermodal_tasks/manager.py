@@ -315,7 +315,8 @@ class Tasks(ProcessCalls):
                     if row.exit is None:
                         log.warning("%s/%s did not outlive the last daemon: %s", *key, error)
                     ended = await runtime.cleanup(ref, row.bundle)
-                    await self._end(task, task.init, ended)
+                    if row.exit is None:
+                        await self._end(task, task.init, ended)
                 else:
                     state: ProcessState = await runtime.state(ref)
                     task.paused = state.status == "paused"
@@ -323,8 +324,8 @@ class Tasks(ProcessCalls):
                         task.init.started = True
                     if row.exit is None:
                         self._watch(task, task.init)
-                    elif self.on_exit is not None:
-                        self._later(self.on_exit(Scope(row.namespace), row.id, row.exit))
+                if row.exit is not None and self.on_exit is not None:
+                    self._later(self.on_exit(Scope(row.namespace), row.id, row.exit))
         except (TimeoutError, IntermodalError) as error:
             log.error("%s/%s could not be taken up: %s", *key, error)
         finally:

@@ -14,6 +14,7 @@ import logging
 import os
 import queue
 import sqlite3
+import sys
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -207,6 +208,7 @@ class Store:
             execute("BEGIN IMMEDIATE")
             for job in batch:
                 self._run(job)
+            sys.audit("intermodal.step", "metadata.commit")
             execute("COMMIT")
         except (sqlite3.Error, Aborted) as error:
             if self._writer.in_transaction:

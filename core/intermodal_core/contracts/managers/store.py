@@ -23,6 +23,7 @@ from intermodal_core.contracts.metadata import Table, Transaction
 from intermodal_core.contracts.snapshotters import SnapshotInfo
 
 __all__ = [
+    "INTERNAL_REF",
     "AnyValue",
     "Choice",
     "Container",
@@ -42,6 +43,9 @@ __all__ = [
 ]
 
 T = TypeVar("T")
+
+#: No client's ref has a character that cannot be seen.
+INTERNAL_REF = "\x01"
 
 
 class Scope(msgspec.Struct, frozen=True):
@@ -169,7 +173,10 @@ class Containers(Protocol):
 
 
 class Content(Protocol):
-    """Blobs and ingests as one namespace sees them. Refs are per namespace."""
+    """Blobs and ingests as one namespace sees them. Refs are per namespace.
+
+    A ref that begins with `INTERNAL_REF` belongs to a manager's own work, and is dropped at the next start.
+    """
 
     async def info(self, scope: Scope, digest: str) -> ContentInfo: ...
     async def select(self, scope: Scope, filters: Sequence[str] = ()) -> list[ContentInfo]: ...
@@ -206,7 +213,10 @@ class Content(Protocol):
 
 
 class Snapshots(Protocol):
-    """Snapshots by the names that clients give; `snapshotter` "" is the default that the policy gives."""
+    """Snapshots by the names that clients give; `snapshotter` "" is the default that the policy gives.
+
+    A key that begins with `INTERNAL_REF` belongs to a manager's own work, and is dropped at the next start.
+    """
 
     async def prepare(
         self, scope: Scope, snapshotter: str, key: str, parent: str = "", labels: Mapping[str, str] | None = None

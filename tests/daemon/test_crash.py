@@ -1,0 +1,308 @@
+"""The daemon is killed at every step of what it does; the next one ends what was begun, or unmakes it.
+
+A daemon under the launcher is told how many steps it has left, a command is given to it, and it dies on the way. Then it is
+started again, and `world.settled` compares what is recorded with what there is.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from tests.harness.daemon import PrivateDaemon
+from tests.harness.images import Built, Entry, layer_tar, write_image
+from tests.harness.world import records, settled
+
+LAUNCHER = Path(__file__).parents[1] / "harness/launcher.py"
+IMAGE = "docker.io/library/busybox:latest"
+#: Ends with 5 when it is told to, and says when it listens.
+PATIENT = ("sh", "-c", "trap 'exit 5' TERM; echo up; while :; do sleep 0.05; done")
+#: More steps than any command has.
+MOST = 400
+SECONDS = 20
+
+
+class Mortal(PrivateDaemon):
+    """A daemon that dies `within` so many steps once it is told to."""
+
+    def __init__(self) -> None:
+        super().__init__(start=False)
+        self.order = self.base / "steps"
+        self._command = [sys.executable, str(LAUNCHER), f"@{self.order}", "intermodal_core.daemon:main"]
+        self.start()
+
+    def within(self, steps: int, fine: bool = False) -> None:
+        """From now on it has `steps - 1` steps to live."""
+        order = self.order.with_suffix(".new")
+        order.write_text(f"{steps} fine" if fine else str(steps))
+        order.rename(self.order)
+
+    def died(self, seconds: float = 0.0) -> bool:
+        """Whether it has; it is looked after for `seconds`."""
+        assert self.process is not None
+        try:
+            self.process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            return False
+        return True
+
+    @property
+    def step(self) -> str:
+        """The step before which it died."""
+        return self.tail().rpartition("killed before step ")[2].partition(": ")[2].partition("\n")[0]
+
+    def again(self) -> None:
+        """A new one where the last one died."""
+        self.kill9()
+        self.order.unlink(missing_ok=True)
+        self.start()
+
+
+Command = Callable[[Mortal, int], "subprocess.CompletedProcess[str]"]
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """`prepare`, then `command` is killed on its way, then `after` looks and leaves all as it was before.
+
+    `client`: what the command made is recorded one by one for the client, which keeps what it has of it.
+    """
+
+    name: str
+    command: Command
+    after: Callable[[Mortal, int], None]
+    prepare: Callable[[Mortal, int], None] = lambda daemon, k: None
+    client: bool = False
+    steps: tuple[str, ...] = field(default=())
+
+
+# What the commands leave, and how it is tidied up.
+
+
+def small_image(daemon: Mortal, k: int) -> Path:
+    """An image of its own for each k, so that all of it is new each time."""
+    path = daemon.base / f"small-{k}.tar"
+    if not path.exists():
+        write_image(path, [layer_tar([Entry("a", str(k).encode())])], name=name_of(k))
+    return path
+
+
+def name_of(k: int) -> str:
+    return f"docker.io/library/small:{k}"
+
+
+def imported(command: Command) -> Callable[[Mortal, int], None]:
+    """The image is there whole or not at all, and can be imported."""
+
+    def after(daemon: Mortal, k: int) -> None:
+        command(daemon, k).check_returncode()
+        assert name_of(k) in daemon.ctr("images", "ls", "-q", check=True).stdout.split()
+        check = daemon.ctr("images", "check", f"name=={name_of(k)}", check=True).stdout
+        assert "complete" in check, check
+        assert check.split()[-1] == "true", check
+
+    return after
+
+
+def imod_import(daemon: Mortal, k: int) -> subprocess.CompletedProcess[str]:
+    return imod("images", "import", str(small_image(daemon, k)))(daemon, k)
+
+
+def ctr_import(daemon: Mortal, k: int) -> subprocess.CompletedProcess[str]:
+    return ctr("images", "import", str(small_image(daemon, k)))(daemon, k)
+
+
+def names(daemon: Mortal) -> list[str]:
+    return daemon.imod("ps", "-a", "-q", check=True).stdout.split()
+
+
+def absent_or_whole(daemon: Mortal, k: int) -> None:
+    """A container that is there can be started, one that runs stopped with its own status; then the name is free."""
+    if names(daemon):
+        if "up" not in daemon.imod("logs", "c", check=True).stdout:
+            daemon.imod("start", "c", check=True)
+        listening(daemon)
+        assert daemon.imod("exec", "c", "echo", "in", check=True).stdout == "in\n"
+        stopped(daemon)
+    again = daemon.imod("run", "-d", "--name", "c", "--net", "none", "busybox", *PATIENT)
+    assert again.returncode == 0, again.stderr
+    listening(daemon)
+    stopped(daemon)
+
+
+def listening(daemon: Mortal) -> None:
+    until(lambda: "up" in daemon.imod("logs", "c", check=True).stdout)
+
+
+def stopped(daemon: Mortal) -> None:
+    assert daemon.imod("stop", "c", check=True).returncode == 0
+    assert daemon.imod("inspect", "c", check=True).stdout.count('"exit_code": 5') == 1
+    daemon.imod("rm", "c", check=True)
+
+
+def runs(daemon: Mortal, k: int) -> None:
+    daemon.imod("run", "-d", "--name", "c", "--net", "none", "busybox", *PATIENT, check=True)
+    listening(daemon)
+
+
+def still_runs(daemon: Mortal, k: int) -> None:
+    """What ran runs on; exec works, and stop gives its own status."""
+    assert names(daemon) == ["c"]
+    assert daemon.imod("exec", "c", "echo", "in", check=True).stdout == "in\n"
+    stopped(daemon)
+
+
+def stopping(daemon: Mortal, k: int) -> None:
+    """It runs or has ended with its own status."""
+    assert names(daemon) == ["c"]
+    if '"running"' in daemon.imod("inspect", "c", check=True).stdout:
+        daemon.imod("stop", "c", check=True)
+    assert daemon.imod("inspect", "c", check=True).stdout.count('"exit_code": 5') == 1
+    daemon.imod("rm", "c", check=True)
+
+
+def removed(daemon: Mortal, k: int) -> None:
+    """It is there, or gone; removing it again makes it so."""
+    if names(daemon):
+        daemon.imod("rm", "-f", "c", check=True)
+    assert names(daemon) == []
+
+
+def ctr_runs(daemon: Mortal, k: int) -> None:
+    daemon.ctr("run", "-d", IMAGE, "c", *PATIENT, check=True)
+
+
+def ctr_removed(daemon: Mortal, k: int) -> None:
+    """A client takes apart what it finds, piece by piece, and makes it anew."""
+    tidy(daemon)
+    again = daemon.ctr("run", "--rm", IMAGE, "c", "sh", "-c", "exit 4")
+    assert again.returncode == 4, again.stderr
+    tidy(daemon)
+
+
+def tidy(daemon: Mortal) -> None:
+    if "c" in daemon.ctr("tasks", "ls", "-q", check=True).stdout.split():
+        daemon.ctr("tasks", "kill", "-s", "KILL", "c")
+        until(lambda: "RUNNING" not in daemon.ctr("tasks", "ls", check=True).stdout)
+        daemon.ctr("tasks", "rm", "c")
+    daemon.ctr("containers", "rm", "c")
+    daemon.ctr("snapshots", "rm", "c")
+    for row in records(daemon, "leases"):
+        daemon.ctr("leases", "rm", row["id"], check=True)
+
+
+def until(check: Callable[[], bool], seconds: float = SECONDS) -> None:
+    deadline = time.monotonic() + seconds
+    while not check():
+        assert time.monotonic() < deadline, "it did not come true in time"
+        time.sleep(0.02)
+
+
+def imod(*words: str) -> Command:
+    return lambda daemon, k: to_its_end(daemon, daemon.imod_command(*words))
+
+
+def ctr(*words: str) -> Command:
+    return lambda daemon, k: to_its_end(
+        daemon, ["ctr", "--address", daemon.address, "--namespace", daemon.namespace, *words]
+    )
+
+
+def to_its_end(daemon: Mortal, command: list[str]) -> subprocess.CompletedProcess[str]:
+    """Run a command; ctr waits for a daemon that has died for as long as one lets it."""
+    with subprocess.Popen(
+        command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    ) as process:
+        deadline = time.monotonic() + SECONDS
+        while process.poll() is None and not daemon.died():
+            assert time.monotonic() < deadline, f"{command} does not end"
+            time.sleep(0.005)
+        try:
+            _, words = process.communicate(timeout=1)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            _, words = process.communicate()
+    return subprocess.CompletedProcess(command, process.returncode, "", words)
+
+
+SCENARIOS = [
+    Scenario("imod-import", imod_import, imported(imod_import)),
+    Scenario("ctr-import", ctr_import, imported(ctr_import), client=True),
+    Scenario("create", imod("create", "--name", "c", "--net", "none", "busybox", *PATIENT), absent_or_whole),
+    Scenario("run", imod("run", "-d", "--name", "c", "--net", "none", "busybox", *PATIENT), absent_or_whole),
+    Scenario(
+        "run-native",
+        imod("run", "-d", "--name", "c", "--net", "none", "--snapshotter", "native", "busybox", *PATIENT),
+        absent_or_whole,
+    ),
+    Scenario("run-rm", imod("run", "--rm", "--net", "none", "busybox", "true"), removed),
+    Scenario("exec", imod("exec", "c", "sh", "-c", "exit 3"), still_runs, runs),
+    Scenario("stop", imod("stop", "c"), stopping, runs),
+    Scenario("rm", imod("rm", "-f", "c"), removed, runs),
+    Scenario("ctr-run", ctr("run", "-d", IMAGE, "c", *PATIENT), ctr_removed, client=True),
+    Scenario("ctr-run-rm", ctr("run", "--rm", IMAGE, "c", "true"), ctr_removed, client=True),
+    Scenario("ctr-exec", ctr("tasks", "exec", "--exec-id", "e", "c", "true"), ctr_removed, ctr_runs, client=True),
+    Scenario("ctr-kill", ctr("tasks", "kill", "-s", "KILL", "c"), ctr_removed, ctr_runs, client=True),
+    Scenario("ctr-delete", ctr("tasks", "rm", "-f", "c"), ctr_removed, ctr_runs, client=True),
+]
+
+
+@contextmanager
+def mortal(image: Built) -> Iterator[Mortal]:
+    daemon = Mortal()
+    with daemon:
+        daemon.ctr("images", "import", str(image.path), check=True)
+        yield daemon
+
+
+def killed_at(daemon: Mortal, scenario: Scenario, k: int, fine: bool = False) -> str:
+    """One round; the step that was not taken, "" where the command came to its end before."""
+    scenario.prepare(daemon, k)
+    settled(daemon, client=scenario.client)
+    daemon.within(k, fine)
+    scenario.command(daemon, k)
+    if daemon.died(0.3):
+        step = daemon.step
+        daemon.again()
+    else:
+        step = ""
+        daemon.order.unlink(missing_ok=True)
+        daemon.restart()
+    try:
+        settled(daemon, client=scenario.client)
+        scenario.after(daemon, k)
+        settled(daemon, client=scenario.client)
+    except AssertionError as error:
+        error.add_note(f"{scenario.name} was killed before step {k}: {step}")
+        raise
+    return step
+
+
+def every_step(scenario: Scenario, image: Built, fine: bool) -> list[str]:
+    steps: list[str] = []
+    with mortal(image) as daemon:
+        for k in range(1, MOST):
+            step = killed_at(daemon, scenario, k, fine)
+            if not step:
+                return steps
+            steps.append(step)
+    raise AssertionError(f"{scenario.name} does not end within {MOST} steps")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.name)
+def test_killed_at_every_step(busybox: Built, scenario: Scenario) -> None:
+    assert every_step(scenario, busybox, fine=False)
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.name)
+def test_killed_at_every_change_of_the_file_system(busybox: Built, scenario: Scenario) -> None:
+    assert every_step(scenario, busybox, fine=True)
