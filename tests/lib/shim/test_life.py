@@ -52,7 +52,7 @@ def test_signals(make_bundle: MakeBundle, with_daemon: Any, tmp_path: Path) -> N
         await daemon.runtime.start(task)
         with pytest.raises(InvalidArgument):
             await daemon.runtime.kill(task, 99)
-        while not out.read_bytes():  # until then it may not even be the shell
+        while not out.read_bytes():  # noqa: ASYNC110  # until then it may not even be the shell
             await asyncio.sleep(0.01)
         await daemon.runtime.kill(task, signal.SIGTERM)
         assert (await daemon.runtime.wait(task)).status == 5
