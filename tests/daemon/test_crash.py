@@ -175,6 +175,11 @@ def removed(daemon: Mortal, k: int) -> None:
     assert names(daemon) == []
 
 
+def gone(daemon: Mortal, k: int) -> None:
+    """What --rm promised is kept by the next daemon."""
+    until(lambda: names(daemon) == [])
+
+
 def ctr_runs(daemon: Mortal, k: int) -> None:
     daemon.ctr("run", "-d", IMAGE, "c", *PATIENT, check=True)
 
@@ -242,7 +247,7 @@ SCENARIOS = [
         imod("run", "-d", "--name", "c", "--net", "none", "--snapshotter", "native", "busybox", *PATIENT),
         absent_or_whole,
     ),
-    Scenario("run-rm", imod("run", "--rm", "--net", "none", "busybox", "true"), removed),
+    Scenario("run-rm", imod("run", "--rm", "--net", "none", "busybox", "true"), gone),
     Scenario("exec", imod("exec", "c", "sh", "-c", "exit 3"), still_runs, runs),
     Scenario("stop", imod("stop", "c"), stopping, runs),
     Scenario("rm", imod("rm", "-f", "c"), removed, runs),

@@ -82,19 +82,24 @@ def _tasks(daemon: PrivateDaemon, tasks: dict[tuple[str, str], dict[str, Any]]) 
     count = len(os.listdir(sockets)) if sockets.is_dir() else 0
     if not len(running) <= count <= len(tasks):  # the shim of one that has ended may be gone before its record
         yield f"{count} sockets of shims for {len(tasks)} tasks"
-    yield from _processes(daemon, {key: row["bundle"] for key, row in tasks.items() if key in running})
+    yield from _processes(daemon, {key: row["bundle"] for key, row in tasks.items()}, running)
 
 
-def _processes(daemon: PrivateDaemon, bundles: dict[tuple[str, str], str]) -> Iterator[str]:
+def _processes(
+    daemon: PrivateDaemon, bundles: dict[tuple[str, str], str], running: set[tuple[str, str]]
+) -> Iterator[str]:
+    """A running task has a shim; one that has ended may have it until the client deletes the task."""
     shims = {}
     for key, bundle in bundles.items():
         try:
             shims[key] = json.loads((Path(bundle) / "shim.json").read_text())["pid"]
         except FileNotFoundError:
-            yield f"the running task {key} has no shim"
+            if key in running:
+                yield f"the running task {key} has no shim"
     mine = {daemon.pid, *_children(daemon.pid), *shims.values()}
     there = dict(daemon.processes())
-    yield from (f"the shim {pid} of {key} has ended" for key, pid in shims.items() if pid not in there)
+    ended = (key for key in running & set(shims) if shims[key] not in there)
+    yield from (f"the shim {shims[key]} of {key} has ended" for key in ended)
     for pid, words in there.items():
         above, seen = pid, 0
         while above > 1 and above not in mine and seen < 64:
