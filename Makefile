@@ -6,10 +6,13 @@ BIN := $(VENV)/bin
 PACKAGES := runc busybox-static containerd skopeo umoci buildah debootstrap zstd iproute2
 WORKERS ?= auto
 .DEFAULT_GOAL := help
-.PHONY: help system venv lint proto test test-all soak demo bench clean
+.PHONY: help root system venv lint proto test test-all soak demo bench clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+root: ## refuse where this is not root
+	@[ "$$(id -u)" = 0 ] || { echo "the tests make mounts and containers: run them as root" >&2; exit 2; }
 
 system: ## Debian packages that the demo and the tests use (installs them where it is root)
 	@PACKAGES="$(PACKAGES)" tools/system-packages
@@ -25,7 +28,7 @@ $(VENV)/.done: pyproject.toml core/pyproject.toml core/hatch_build.py constraint
 lint: venv ## style, types, import arrows
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy core client lib plugins tests bench
+	$(BIN)/mypy core client lib plugins tests bench examples
 	$(BIN)/lint-imports
 	@tools/check-proto
 	@$(BIN)/python tools/generate-sync --check
@@ -33,13 +36,13 @@ lint: venv ## style, types, import arrows
 proto: venv ## generate api/intermodal_api from api/proto
 	$(BIN)/python tools/generate-proto
 
-test: venv system ## the real path of each feature, under 10 minutes
+test: root venv system ## the real path of each feature, under 10 minutes
 	$(BIN)/pytest -n $(WORKERS) --dist worksteal -m "not slow and not soak"
 
-test-all: venv system ## everything that an issue names, under 45 minutes
+test-all: root venv system ## everything that an issue names, under 45 minutes
 	$(BIN)/pytest -n $(WORKERS) --dist worksteal -m "not soak" --durations=20
 
-soak: venv system ## long fuzz and random histories; prints its seed
+soak: root venv system ## long fuzz and random histories; prints its seed
 	$(BIN)/pytest -n $(WORKERS) -m soak --durations=20
 
 demo: venv system ## one image under every backend that works here
@@ -49,4 +52,4 @@ bench: venv system ## this daemon beside Debian's containerd, interleaved
 	@$(BIN)/python -m bench
 
 clean: ## remove what the other targets made here
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .tmp
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .tmp

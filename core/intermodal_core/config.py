@@ -61,9 +61,6 @@ class Core(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     journal_bytes: Annotated[
         int, Meta(ge=65536, description="Size in bytes up to which old events are kept for replay.")
     ] = 64 << 20
-    journal_segment_bytes: Annotated[
-        int, Meta(ge=4096, description="Size in bytes of one file of the event journal; the oldest file goes first.")
-    ] = 4 << 20
     plugin_deadline: Annotated[
         float, Meta(gt=0, description="Seconds in which a plugin must be imported, and then constructed.")
     ] = 10.0

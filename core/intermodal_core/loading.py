@@ -49,10 +49,14 @@ class Marker:
             (self._directory / id).unlink(missing_ok=True)
         self._ended.clear()
 
+    def path(self, id: str) -> Path:
+        """The file that stands for `id`."""
+        return self._directory / id
+
     @contextmanager
     def around(self, id: str) -> Iterator[None]:
         """The time in which an end of the daemon is put down to `id`."""
-        path = self._directory / id
+        path = self.path(id)
         path.touch()
         try:
             yield

@@ -111,6 +111,14 @@ class Registry:
         record.required = bool(section and section.common.required)
         if section and not section.common.enabled:
             _set(record, "disabled", "config", "switched off in the config", f"set enabled = true in [{record.id}]")
+        elif section and section.common.isolation == "process":
+            _set(
+                record,
+                "failed",
+                "isolation",
+                'isolation = "process" is not to be had yet',
+                f"take it out of [{record.id}]",
+            )
         elif not chosen:
             _set(
                 record,
@@ -134,7 +142,7 @@ class Registry:
                 "failed",
                 "ended_daemon",
                 "ended the daemon last time, while it was being made ready",
-                "update or remove it, then run imod plugins rescan",
+                f"update or remove it, then remove {self._marker.path(record.id)} and restart",
             )
         return record
 

@@ -8,7 +8,7 @@ import re
 import signal
 from collections import deque
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any
 
 from google.protobuf.message import Message
 from intermodal_api.containerd.events import task_pb2 as events
@@ -26,7 +26,7 @@ from intermodal_core.errors import (
 from intermodal_snapshots.mounts import mount_all
 
 from intermodal_shim.cgroups import Cgroup
-from intermodal_shim.loop import Loop
+from intermodal_shim.host import Host
 from intermodal_shim.process import CREATED, PAUSED, PAUSING, RUNNING, STOPPED, UNKNOWN, Process
 from intermodal_shim.runtime import Runtime
 from intermodal_shim.stdio import Stdio, Streams
@@ -38,28 +38,6 @@ Answer = Callable[[IntermodalError | None], object]
 #: Seconds that commands which start a process have once init has ended.
 _START_WITHIN = 1.0
 _ID = re.compile(r"[A-Za-z0-9]+(?:[._-][A-Za-z0-9]+)*")
-
-
-class Host(Protocol):
-    """The shim, as a container sees it."""
-
-    loop: Loop
-    namespace: str
-
-    def log(self, message: str) -> None:
-        """A line for the shim's own log."""
-
-    def publish(self, topic: str, event: Message, always: bool = False) -> None:
-        """Tell the daemon; without `always` only where it wants all events.
-
-        Our own daemon waits for every process, and asks for what ended while it was away: it is told of no exit.
-        """
-
-    def release(self, container: Container) -> None:
-        """The container is deleted, as far as anybody who asks can tell."""
-
-    def forget(self, container: Container) -> None:
-        """Nothing of the container is left, or it was never made."""
 
 
 class Container:
