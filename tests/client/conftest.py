@@ -1,6 +1,7 @@
 """A client for every kind of daemon that it must work with."""
 
 import secrets
+import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -69,8 +70,17 @@ def in_another_namespace(ready: Client) -> Iterator[Client]:
 
 
 def _remove_cgroups(namespace: str) -> None:
-    """The runtime removes a container's cgroup but not the namespace's that it was in. One with a container fails here."""
+    """The runtime removes a container's cgroup but not the namespace's that it was in. One with a container fails here.
+
+    The runtime may close its books shortly after the answer to the client's delete.
+    """
     top = Path("/sys/fs/cgroup")
+    deadline = time.monotonic() + 5
     for parent in (top, *top.iterdir()):
-        if (parent / namespace).is_dir():
-            (parent / namespace).rmdir()
+        while (parent / namespace).is_dir():
+            try:
+                (parent / namespace).rmdir()
+            except OSError:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.01)

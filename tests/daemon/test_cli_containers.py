@@ -36,9 +36,10 @@ def no_containers(daemon: PrivateDaemon) -> Iterator[None]:
     names = daemon.imod("ps", "-a", "-q", check=True).stdout.split()
     if names:
         daemon.imod("rm", "-f", *names, check=True)
-    own = {daemon.pid}
-    rest = [leak for leak in daemon.leaks() if not leak.startswith("process")]
-    assert not rest, own
+    deadline = time.monotonic() + 5  # what is on its way out
+    while (rest := [leak for leak in daemon.leaks() if not leak.startswith("process")]) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert not rest
 
 
 def view(daemon: PrivateDaemon, name: str) -> dict[str, object]:

@@ -125,6 +125,7 @@ def test_a_restart_takes_containers_up(tmp_path: Path) -> None:
             assert front.stdout is not None
             assert front.stderr is not None
             assert front.stdout.readline() == "ready\n"
+            daemon.imod("exec", "front", "true", check=True)  # its start is recorded, too
             daemon.kill9()
             assert front.wait(30) == 125
             assert front.stderr.readline() == (  # the container has the other end too

@@ -26,6 +26,9 @@ class Whiteouts:
     def removed(self, path: bytes) -> None:
         """The directory at `path` was removed with all that was in it."""
         self.copied = {copied for copied in self.copied if not copied.startswith(path + b"/")}
+        written = self._tree.written
+        if written is not None:
+            written -= {each for each in written if each.startswith(path + b"/")}
 
     def hide(self, directory: Directory, name: bytes) -> None:
         """Hide what layers below have as `name` in the directory."""

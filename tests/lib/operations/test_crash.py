@@ -59,6 +59,8 @@ def test_killed_at_every_step_and_of_recovery_again(roots: Path, kind: str) -> N
 
     for run in every_kill(CHILD, fresh):
         root = roots / str(run.k)
+        if run.step == "metadata.commit":  # the rows' own steps come between, and end as the steps around them do
+            continue
         steps.append(run.step)
         recover = ["recover", str(root)]
         again.extend(recovery.step for recovery in every_kill(CHILD, lambda _, recover=recover: recover))  # type: ignore[misc]
