@@ -245,6 +245,8 @@ class Container:
                 os.kill(process.command, signal.SIGKILL)
 
     def _tell_end(self, process: Process, status: int) -> None:
+        if process.stdio is not None:
+            process.stdio.catch_up()
         process.end(status)
         event = events.TaskExit(
             container_id=self.id, id=process.exec_id or self.id, pid=process.pid, exit_status=status

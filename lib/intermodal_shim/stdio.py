@@ -134,6 +134,11 @@ class Stdio:
         for log in self._logs():
             log.reopen()
 
+    def catch_up(self) -> None:
+        """Move what the process has written, before its end is told: a client may let go of its streams at that word."""
+        for output in list(self._outputs.values()):
+            output.catch_up()
+
     def process_ended(self) -> None:
         """Drain what is left."""
         self._close_input()

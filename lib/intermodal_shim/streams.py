@@ -79,6 +79,12 @@ class Output:
             if self._last >= 0:
                 self._timer = self._loop.call_later(GRACE, self._finish_at_last)
 
+    def catch_up(self) -> None:
+        """Move what is there now, as far as the sinks take it at once."""
+        end = self._taken + _available(self._source) if not self.ended else 0
+        while not self.ended and not self._waiting and self._blocked is None and self._taken < end:
+            self._readable()
+
     def process_ended(self) -> None:
         """What is in the pipe now is the end, even if something that was left behind still holds it open.
 

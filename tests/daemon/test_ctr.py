@@ -90,7 +90,8 @@ def test_export_and_import_again(stock: PrivateDaemon, tmp_path: Path) -> None:
     stock.ctr("images", "export", str(tmp_path / "out.tar"), IMAGE, check=True)
     stock.ctr("images", "rm", IMAGE, check=True)
     stock.ctr("images", "import", str(tmp_path / "out.tar"), check=True)
-    assert stock.ctr("run", "--rm", IMAGE, "again", "echo", "back").stdout == "back\n"
+    done = stock.ctr("run", "--rm", IMAGE, "again", "echo", "back")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "back\n", "")
 
 
 def test_a_second_snapshotter(stock: PrivateDaemon, busybox: Built) -> None:

@@ -74,7 +74,15 @@ class Composite(Containers):
 
     async def run(self, scope: Scope, options: RunOptions, fds: tuple[int, int, int] | None) -> RunningProcess:
         """`create` and `start`; what cannot be started is removed again."""
-        container = await self._create(scope, options, pending=True)
+        # A caller who gives up while the record is being made would not know that there is something to remove.
+        creating = asyncio.ensure_future(self._create(scope, options, pending=True))
+        try:
+            container = await asyncio.shield(creating)
+        except asyncio.CancelledError:
+            await asyncio.wait([creating])
+            if creating.exception() is None:
+                await asyncio.shield(self.remove(scope, creating.result().id, force=True))
+            raise
         try:
             return await self.start(scope, container.id, fds)
         except BaseException:
