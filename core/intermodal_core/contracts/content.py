@@ -28,7 +28,10 @@ class BlobInfo(msgspec.Struct, frozen=True):
 
 
 class IngestStatus(msgspec.Struct, frozen=True):
-    """An ingest: bytes taken so far (`offset`), the expected total (0: unknown) and digest ("": unknown)."""
+    """An ingest: bytes taken so far (`offset`), the expected total (0: unknown) and digest ("": unknown).
+
+    `digest` is that of the bytes so far where the ingest is open for writing, else "".
+    """
 
     ref: str
     offset: int
@@ -36,6 +39,7 @@ class IngestStatus(msgspec.Struct, frozen=True):
     expected: str
     started_at: int
     updated_at: int
+    digest: str = ""
 
 
 @runtime_checkable

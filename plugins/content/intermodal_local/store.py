@@ -175,6 +175,9 @@ class Store:
 
     def status(self, ref: str) -> IngestStatus:
         """[C14]."""
+        ingest = self._open.get(ref)
+        if ingest is not None:
+            return ingest.status()
         status = read_status(self._directory(ref))
         if status is None:
             raise NotFound(f"there is no ingest {ref}")

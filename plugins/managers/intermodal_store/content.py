@@ -173,13 +173,12 @@ class Content:
         if expected:
             validate_digest(expected)
         backend_ref = _backend_ref(namespace, ref)
-        async with self._store.lock("content", expected or backend_ref):
+        digest = expected or (await self._backend.status(backend_ref)).digest
+        async with self._store.lock("content", digest):
             try:
                 blob: BlobInfo = await self._backend.commit(backend_ref, size, expected)
-            except AlreadyExists:
-                if not expected:
-                    raise
-                blob = await self._backend.info(expected)
+            except AlreadyExists:  # another namespace wrote it before; this one has shown the bytes, too
+                blob = await self._backend.info(digest)
             return await self._record(scope, blob, labels or {}, ref, exclusive=True)
 
     async def _record(

@@ -8,6 +8,7 @@ from typing import Any
 from intermodal_core.contracts.managers.store import Namespace, Scope
 from intermodal_core.contracts.metadata import Table, Transaction
 from intermodal_core.errors import FailedPrecondition, NotFound
+from intermodal_oci.references import validate_identifier
 
 from intermodal_store.tables import LEASES, NAMESPACES, RESOURCES, LeaseResource
 
@@ -20,10 +21,10 @@ def now() -> int:
 
 
 def namespace_of(scope: Scope) -> str:
-    """The namespace; FailedPrecondition when there is none."""
+    """The namespace; FailedPrecondition when there is none, InvalidArgument for what cannot be one."""
     if not scope.namespace:
         raise FailedPrecondition("no namespace was given: name one (ctr and imod: -n NAMESPACE)")
-    return scope.namespace
+    return validate_identifier(scope.namespace)
 
 
 def enter(tx: Transaction, scope: Scope) -> None:

@@ -114,6 +114,8 @@ class Content(Service):
                 await self._content.truncate(scope, ref, 0)
                 writing.offset = 0
             writing.offset = await self._content.append(scope, ref, request.data, request.offset)
+        if request.action == pb.STAT:
+            response.digest = (await self._content.status(scope, ref)).digest
         if request.action == pb.COMMIT:
             info = await self._content.commit(scope, ref, writing.total, writing.expected, dict(request.labels))
             response.digest = info.digest
