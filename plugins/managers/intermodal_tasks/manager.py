@@ -291,13 +291,14 @@ class Tasks(ProcessCalls):
 
     # After a restart.
 
-    async def adopt(self) -> None:
-        """Take up every task that the last daemon left; all at once, each with its deadline."""
-        rows = await self._store.read(lambda tx: list(tx.scan(TASKS)), long=True)
-        for row in rows:
-            key = (row.namespace, row.id)
-            self._adopting[key] = self._later(self._adopt(row))
+    async def begin_adopting(self) -> None:
+        """Know of every task that the last daemon left, before anybody asks; whoever does waits until it is taken up."""
+        for row in await self._store.read(lambda tx: list(tx.scan(TASKS)), long=True):
+            self._adopting[row.namespace, row.id] = self._later(self._adopt(row))
         self._hold()
+
+    async def adopted(self) -> None:
+        """When all are taken up, all at once, each with its deadline, and what was half-made is ended."""
         await self.operations.recover(_ADOPT)
         await asyncio.gather(*self._adopting.values(), return_exceptions=True)
 

@@ -58,11 +58,12 @@ class TasksManager(Tasks):
     async def __aenter__(self) -> TasksManager:
         """Take up what the last daemon left, in the background: sockets serve meanwhile."""
         self._lookups.clean()
+        await self.begin_adopting()
         self._recovery = self._later(self._recover())
         return self
 
     async def _recover(self) -> None:
-        await self.adopt()
+        await self.adopted()
         await self.composite.recover()
 
     async def __aexit__(self, *_: object) -> None:

@@ -233,7 +233,7 @@ def test_update_stats_and_out_of_memory(make_bundle: MakeBundle, with_daemon: An
         assert metrics.cpu.usage.total > 0
         fifo.write_text("go\n")
         await daemon.event("/tasks/oom")
-        assert (await runtime.wait(task)).status == 9
+        assert (await runtime.wait(task)).status in (9, 137)  # the kernel chooses the shell or its child
         assert Metrics.FromString((await runtime.stats(task)).data).memory_oom_control.oom_kill >= 1
         await runtime.delete(task)
         assert [name for name, _ in daemon.events] == ["/tasks/oom"]
