@@ -91,9 +91,7 @@ class Ingest:
     def status(self) -> IngestStatus:
         """As of now."""
         updated = os.fstat(self._descriptor).st_mtime_ns
-        return IngestStatus(
-            self.ref, self.offset, self.total, self.expected, self.started_at, updated, self.digest()
-        )
+        return IngestStatus(self.ref, self.offset, self.total, self.expected, self.started_at, updated, self.digest())
 
     @property
     def published(self) -> bool:
