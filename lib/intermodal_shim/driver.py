@@ -27,7 +27,7 @@ from intermodal_core.contracts.runtimes import (
     Stdio,
     TaskRef,
 )
-from intermodal_core.errors import AlreadyExists, IntermodalError, Internal, NotFound, Unavailable
+from intermodal_core.errors import AlreadyExists, Cancelled, IntermodalError, Internal, NotFound, Unavailable
 from intermodal_core.spawner import Spawner
 from intermodal_ttrpc.channel import bind
 from intermodal_ttrpc.client import Client
@@ -73,6 +73,7 @@ class ShimRuntime:
         self._creating: set[TaskRef] = set()
         self._zygote = Zygote(spawner, f"{FORKED}:zygote")
         self._leaving: dict[TaskRef, asyncio.Future[None]] = {}
+        self._stopped = False
         self._info: tuple[float, RuntimeInfo] | None = None
 
     async def info(self) -> RuntimeInfo:
@@ -100,7 +101,8 @@ class ShimRuntime:
         await self.stop()
 
     async def stop(self) -> None:
-        """Let go of all shims; they live on."""
+        """Let go of all shims; they live on, and what waits for them here ends with Cancelled."""
+        self._stopped = True
         if self._leaving:
             await asyncio.wait(self._leaving.values(), timeout=5)
         for client in list(self._clients.values()):
@@ -134,6 +136,8 @@ class ShimRuntime:
 
     async def cleanup(self, task: TaskRef, bundle: str) -> Exit:
         """[R9] End the shim, if it lives, and remove what it has left."""
+        if self._stopped:  # that a shim does not answer us any more tells nothing
+            raise _let_go(task)
         client = self._clients.pop(task, None)
         if client is not None:
             client.close()
@@ -224,7 +228,12 @@ class ShimRuntime:
 
     async def wait(self, task: TaskRef, exec_id: str = "") -> Exit:
         """[R22] A process's end; its pid is 0 where only `state` and `delete` tell it."""
-        answer = await self._call(task, "Wait", api.WaitRequest(id=task.id, exec_id=exec_id), api.WaitResponse)
+        try:
+            answer = await self._call(task, "Wait", api.WaitRequest(id=task.id, exec_id=exec_id), api.WaitResponse)
+        except (NotFound, Unavailable) as error:
+            if self._stopped:
+                raise _let_go(task) from error
+            raise
         return Exit(pid=0, status=answer.exit_status, exited_at=answer.exited_at.ToNanoseconds())
 
     async def state(self, task: TaskRef, exec_id: str = "") -> ProcessState:
@@ -350,6 +359,10 @@ class ShimRuntime:
     def _socket(self, task: TaskRef) -> str:
         name = hashlib.sha256(f"{task.namespace}/{task.id}".encode()).hexdigest()[:20]
         return str(self._state / "s" / name)
+
+
+def _let_go(task: TaskRef) -> Cancelled:
+    return Cancelled(f"the task {task.namespace}/{task.id} was let go of: the daemon, or its runtime, is being stopped")
 
 
 def _mount(mount: Mount) -> MountMessage:

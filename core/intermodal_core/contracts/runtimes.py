@@ -138,7 +138,8 @@ class Runtime(Protocol):
     async def cleanup(self, task: TaskRef, bundle: str) -> Exit:
         """[R9] Remove whatever is left of a task whose shim is gone: processes, cgroup, mounts. Idempotent.
 
-        The exit's status is 137 and its time now where the real one is not known.
+        The exit's status is 137 and its time now where the real one is not known. Once the runtime is being closed
+        nothing is removed any more: raises Cancelled.
         """
 
     async def start(self, task: TaskRef, exec_id: str = "") -> int:
@@ -187,7 +188,9 @@ class Runtime(Protocol):
         """[R21] Write a checkpoint to `path`. Raises Unimplemented without the capability."""
 
     async def wait(self, task: TaskRef, exec_id: str = "") -> Exit:
-        """[R22] Return when the process has ended. Raises NotFound, Unavailable when the shim is gone."""
+        """[R22] Return when the process has ended. Raises NotFound, Unavailable when the shim is gone, Cancelled when the
+        runtime is being closed: the task lives on.
+        """
 
     async def state(self, task: TaskRef, exec_id: str = "") -> ProcessState:
         """[R23] The process's state. Raises NotFound."""

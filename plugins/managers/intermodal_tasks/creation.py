@@ -31,6 +31,7 @@ class _Create(msgspec.Struct):
     namespace: str
     id: str
     snapshotter: str
+    snapshot: str
     parent: str
     network: str
     network_result: bytes = b"{}"
@@ -69,6 +70,7 @@ class Creation:
         self._registry = registry
         self._lookups = lookups
         self._cgroup_parent = cgroup_parent
+        self._names: set[tuple[str, str]] = set()
         self._building: dict[tuple[str, str], _Building] = {}
         operations.register(
             Operation(
@@ -92,8 +94,23 @@ class Creation:
         for mount in options.mounts:
             if not os.path.exists(mount.source):
                 raise InvalidArgument(f"{mount.source}, which is to be mounted, does not exist: make it first")
-        if key in self._building or await self._store.read(lambda tx: tx.get(RUNS, *key)) is not None:
+        if key in self._names:
             raise _taken(scope, name)
+        self._names.add(key)
+        try:
+            stored, looked = await self._make(scope, options, pending)
+        finally:
+            self._names.discard(key)
+        return stored, [("image", looked - began), ("container", time.perf_counter() - looked)]
+
+    async def _make(self, scope: Scope, options: RunOptions, pending: bool) -> tuple[Container, float]:
+        key = (scope.namespace, options.name)
+        try:
+            await self._store.containers.get(scope, options.name)
+        except NotFound:
+            pass
+        else:
+            raise _taken(scope, options.name)
         image = await self._images.resolve(scope, options.image)
         choose = self._policy.choose
         snapshotter, _ = await choose("snapshotter", scope.namespace, image.name, options.labels, options.snapshotter)
@@ -108,12 +125,13 @@ class Creation:
             labels=options.labels,
             runtime=choice.instance,
             snapshotter=snapshotter,
-            snapshot_key=name,
+            # Unlike the name it is nobody else's: what is removed when this is undone was made here.
+            snapshot_key=f"{options.name}-{secrets.token_hex(4)}",
             choice=choice,
         )
         stop_signal = signal_number(config.config.stop_signal)
         building = self._building[key] = _Building(options, config, container)
-        state = _Create(*key, snapshotter, unpacked.chain_id, network)
+        state = _Create(*key, snapshotter, container.snapshot_key, unpacked.chain_id, network)
 
         def record(tx: Transaction) -> Container:
             tx.put(RUNS, RunRow(*key, options, network, state.network_result, stop_signal=stop_signal, pending=pending))
@@ -123,18 +141,14 @@ class Creation:
             stored = await self._operations.run("containers.create", state, record)
         finally:
             del self._building[key]
-        phases = [("image", looked - began), ("container", time.perf_counter() - looked)]
-        return stored, phases
+        return stored, looked
 
     async def _prepare(self, state: _Create) -> None:
-        await self._store.snapshots.prepare(Scope(state.namespace), state.snapshotter, state.id, state.parent)
+        await self._store.snapshots.prepare(Scope(state.namespace), state.snapshotter, state.snapshot, state.parent)
 
     async def _unprepare(self, state: _Create) -> None:
-        scope = Scope(state.namespace)
-        if await self._store.read(lambda tx: tx.get(RUNS, state.namespace, state.id)) is not None:
-            return  # the name was another's all along
         try:
-            await self._store.snapshots.remove(scope, state.snapshotter, state.id)
+            await self._store.snapshots.remove(Scope(state.namespace), state.snapshotter, state.snapshot)
         except NotFound:
             pass
 
@@ -152,7 +166,7 @@ class Creation:
         building = self._building[state.namespace, state.id]
         scope = Scope(state.namespace)
         cgroup = os.path.join("/", self._cgroup_parent, state.namespace, state.id)
-        mounts = await self._store.snapshots.mounts(scope, state.snapshotter, state.id)
+        mounts = await self._store.snapshots.mounts(scope, state.snapshotter, state.snapshot)
         async with self._lookups.open(mounts) as rootfs:
             spec = run_spec(building.options, building.config, building.network, cgroup, rootfs)
         building.container = msgspec.structs.replace(building.container, spec=spec)

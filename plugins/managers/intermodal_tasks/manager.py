@@ -18,6 +18,7 @@ from intermodal_core.contracts.metadata import Transaction
 from intermodal_core.contracts.runtimes import CreateTask, Exit, ProcessState, Stdio, TaskRef
 from intermodal_core.errors import (
     AlreadyExists,
+    Cancelled,
     FailedPrecondition,
     IntermodalError,
     InvalidArgument,
@@ -235,6 +236,8 @@ class Tasks(ProcessCalls):
     async def _until_end(self, task: Task, process: Process) -> None:
         try:
             ended: Exit = await task.runtime.wait(task.ref, process.exec_id)
+        except Cancelled:
+            return  # it lives on, and the next daemon takes it up
         except (NotFound, Unavailable) as error:
             if process.exec_id:
                 ended = Exit(process.pid, 137, time.time_ns())  # it went with the shim
