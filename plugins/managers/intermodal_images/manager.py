@@ -77,14 +77,13 @@ class ImagesManager:
                 await tree.label(target, needed)
             await blobs.keep_only(needed)
             images = [Image(scope.namespace, name, _plain(target)) for name, target in found]
-            stored = await self._store.write(lambda tx: [self._store.put_image(tx, image) for image in images])
+            if unpack is not None:  # first: an image whose layers cannot be unpacked is none
+                for image in images:
+                    await self._unpacker.unpack(scope, image, unpack, wanted, report)
+            return await self._store.write(lambda tx: [self._store.put_image(tx, image) for image in images])
         except BaseException:
             await asyncio.shield(blobs.keep_only(set()))
             raise
-        if unpack is not None:
-            for image in stored:
-                await self._unpacker.unpack(scope, image, unpack, wanted, report)
-        return stored
 
     async def from_rootfs(self, scope: Scope, request: FromRootfs, *, report: Report | None = None) -> Image:
         """Make a one-layer image of a directory."""
