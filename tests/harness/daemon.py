@@ -19,7 +19,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-__all__ = ["BIN", "PrivateDaemon"]
+__all__ = ["BIN", "PrivateDaemon", "children_of"]
 
 BIN = Path(sys.executable).parent
 START_SECONDS = 60
@@ -195,7 +195,7 @@ class PrivateDaemon:
 
     def leaks(self) -> list[str]:
         """What there is of this daemon's now, a sentence each; for a running one itself and its spawner are not counted."""
-        own = set() if self.process is None else {self.process.pid, *_children(self.process.pid)}
+        own = set() if self.process is None else {self.process.pid, *children_of(self.process.pid)}
         found = [f"mount {point}" for point in self._mounts()]
         found += [f"process {pid}: {what}" for pid, what in self.processes() if pid not in own]
         found += [f"cgroup {path}" for path in self._cgroups()]
@@ -278,7 +278,7 @@ def _run(
     return result
 
 
-def _children(pid: int) -> list[int]:
+def children_of(pid: int) -> list[int]:
     """The process ids of the direct children."""
     try:
         return [

@@ -18,7 +18,7 @@ from typing import Any
 
 import msgspec
 
-from tests.harness.daemon import PrivateDaemon, _children
+from tests.harness.daemon import PrivateDaemon, children_of
 
 SECONDS = 15
 
@@ -96,7 +96,7 @@ def _processes(
         except FileNotFoundError:
             if key in running:
                 yield f"the running task {key} has no shim"
-    mine = {daemon.pid, *_children(daemon.pid), *shims.values()}
+    mine = {daemon.pid, *children_of(daemon.pid), *shims.values()}
     there = dict(daemon.processes())
     ended = (key for key in running & set(shims) if shims[key] not in there)
     yield from (f"the shim {shims[key]} of {key} has ended" for key in ended)
