@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import importlib
-import os
 import threading
 import traceback
 from collections.abc import Callable, Iterator
@@ -32,22 +31,25 @@ class LoadError(Exception):
 
 
 class Marker:
-    """Remembers on disk which plugin is being made ready, for the daemon after one that a plugin ended."""
+    """Remembers on disk which plugin is being made ready, for the daemon after one that a plugin ended.
+
+    An end is put down to a plugin only when it is the second in a row: the first may as well have been a SIGKILL.
+    """
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._ended = set(os.listdir(directory))
+        self._ends = {path.name: _number(path.read_text()) for path in directory.iterdir()}
 
     def ended(self, id: str) -> bool:
-        """Whether the daemon before this one ended while `id` was being made ready."""
-        return id in self._ended
+        """Whether the two daemons before this one ended while `id` was being made ready."""
+        return self._ends.get(id, 0) >= 2
 
     def forget(self) -> None:
         """Give those that ended a daemon another chance."""
-        for id in self._ended:
-            (self._directory / id).unlink(missing_ok=True)
-        self._ended.clear()
+        for id in self._ends:
+            self.path(id).unlink(missing_ok=True)
+        self._ends.clear()
 
     def path(self, id: str) -> Path:
         """The file that stands for `id`."""
@@ -57,11 +59,15 @@ class Marker:
     def around(self, id: str) -> Iterator[None]:
         """The time in which an end of the daemon is put down to `id`."""
         path = self.path(id)
-        path.touch()
+        path.write_text(f"{self._ends.get(id, 0) + 1}")
         try:
             yield
         finally:
             path.unlink(missing_ok=True)
+
+
+def _number(text: str) -> int:
+    return int(text) if text.isdigit() else 0
 
 
 async def on_thread(fn: Callable[..., T], *arguments: Any, deadline: float, doing: str) -> T:

@@ -141,7 +141,7 @@ class Registry:
                 record,
                 "failed",
                 "ended_daemon",
-                "ended the daemon last time, while it was being made ready",
+                "ended the daemon the last two times, while it was being made ready",
                 f"update or remove it, then remove {self._marker.path(record.id)} and restart",
             )
         return record

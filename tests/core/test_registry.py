@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import importlib.metadata
 import itertools
+import os
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -250,17 +251,42 @@ def test_two_loads_that_wait_for_each_other_end(site: Site, tmp_path: Path) -> N
     run(site, tmp_path, test)
 
 
-def test_a_plugin_that_ended_the_daemon_is_known_next_time(site: Site, tmp_path: Path) -> None:
+def test_a_plugin_that_ended_the_daemon_twice_is_known_next_time(site: Site, tmp_path: Path) -> None:
+    """Once may have been anybody's SIGKILL."""
     site.plugin("deadly")
-    (tmp_path / "state" / "initialising").mkdir(parents=True)
-    (tmp_path / "state" / "initialising" / "backends.deadly").touch()
+    marker = tmp_path / "state" / "initialising" / "backends.deadly"
+    marker.parent.mkdir(parents=True)
 
-    async def test(registry: Registry) -> None:
+    async def once(registry: Registry) -> None:
+        await registry.require("backends", "deadly")
+        assert not marker.exists()
+
+    marker.write_text("1")
+    run(site, tmp_path, once)
+
+    async def twice(registry: Registry) -> None:
         assert record(registry, "deadly").code == "ended_daemon"
-        with pytest.raises(FailedPrecondition, match="ended the daemon last time"):
+        with pytest.raises(FailedPrecondition, match="ended the daemon the last two times"):
             await registry.require("backends", "deadly")
 
-    run(site, tmp_path, test)
+    marker.write_text("2")
+    run(site, tmp_path, twice)
+
+
+def test_a_daemon_that_ends_within_a_plugin_leaves_word(site: Site, tmp_path: Path) -> None:
+    site.plugin("deadly", "import os; os._exit(7)")
+    for count in ("1", "2"):
+        child = os.fork()
+        if not child:
+            run(site, tmp_path, lambda registry: registry.require("backends", "deadly"))
+            os._exit(0)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+        assert (tmp_path / "state" / "initialising" / "backends.deadly").read_text() == count
+
+    async def third(registry: Registry) -> None:
+        assert record(registry, "deadly").code == "ended_daemon"
+
+    run(site, tmp_path, third)
 
 
 def test_instances_of_one_plugin_with_options_of_their_own(site: Site, tmp_path: Path) -> None:
