@@ -8,6 +8,7 @@ import re
 import signal
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from google.protobuf.message import Message
@@ -172,7 +173,7 @@ class Container:
             _unlink(pid_file)
             if error is None:
                 process.status = RUNNING
-                self._host.loop.watch(process.pid, lambda status: self._ended(process, status))
+                self._host.loop.watch(process.pid, partial(self._ended, process))
             else:
                 stdio.close()
             started(error)

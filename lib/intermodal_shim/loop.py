@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import heapq
+import math
 import os
 import select
 import signal
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 __all__ = ["Loop", "Timer"]
 
+_NOTIFY = select.EPOLLPRI | select.EPOLLET
 _Callback = tuple[Callable[..., Any], tuple[Any, ...]]
 
 
@@ -44,6 +47,7 @@ class Loop:
         self._epoll = select.epoll()
         self._readers: dict[int, _Callback] = {}
         self._writers: dict[int, _Callback] = {}
+        self._notifiers: set[int] = set()
         self._timers: list[Timer] = []
         self._children: dict[int, Callable[[int], Any]] = {}
         self._commands = 0
@@ -75,7 +79,8 @@ class Loop:
     def add_notifier(self, fd: int, callback: Callable[..., Any], *args: Any) -> None:
         """Call `callback(*args)` when a cgroup v2 file changes; `remove_reader` stops it."""
         self._readers[fd] = (callback, args)
-        self._epoll.register(fd, select.EPOLLPRI | select.EPOLLET)
+        self._notifiers.add(fd)
+        self._epoll.register(fd, _NOTIFY)
 
     def call_later(self, delay: float, callback: Callable[[], Any]) -> Timer:
         """Call it in `delay` seconds."""
@@ -104,7 +109,7 @@ class Loop:
             setsigdef=(signal.SIGPIPE, signal.SIGXFSZ, signal.SIGCHLD),
         )
         self._commands += 1
-        self._children[pid] = lambda status: self._command_ended(ended, status)
+        self._children[pid] = partial(self._command_ended, ended)
         return pid
 
     def watch(self, pid: int, ended: Callable[[int], Any]) -> None:
@@ -118,9 +123,41 @@ class Loop:
             self._children[pid] = ended
 
     def take_signals(self) -> None:
-        """Reap children from now on; before the first `spawn`."""
+        """Reap children from now on, and those that ended before; before the first `spawn`."""
         signal.set_wakeup_fd(self._waker, warn_on_full_buffer=False)
         signal.signal(signal.SIGCHLD, _noted)
+        self._reap()
+
+    def descriptor(self) -> int:
+        """Of the poller itself."""
+        return self._epoll.fileno()
+
+    @property
+    def waker(self) -> int:
+        """Where signals are noted; the other end is watched."""
+        return self._waker
+
+    def watched(self) -> dict[int, int]:
+        """Descriptors, and the events of epoll that each is watched for."""
+        fds = self._readers.keys() | self._writers.keys()
+        return {fd: _NOTIFY if fd in self._notifiers else self._events(fd) for fd in fds}
+
+    def milliseconds(self) -> int:
+        """Until the next timer; -1: there is none."""
+        seconds = self._until_timer()
+        return math.ceil(seconds * 1000) if seconds >= 0 else -1
+
+    def __getstate__(self) -> dict[str, Any]:
+        """All but the poller, for another process with the same descriptors, whose children ours will be: see `rest`."""
+        state = self.__dict__.copy()
+        del state["_epoll"]
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._epoll = select.epoll()
+        for fd, events in self.watched().items():
+            self._epoll.register(fd, events)
 
     def close(self) -> None:
         """Let go of its descriptors."""
@@ -184,6 +221,7 @@ class Loop:
     def _unwatch(self, fd: int, watched: dict[int, _Callback]) -> bool:
         if watched.pop(fd, None) is None:
             return False
+        self._notifiers.discard(fd)
         events = self._events(fd)
         if events:
             self._epoll.modify(fd, events)
@@ -202,11 +240,15 @@ class Loop:
             if not self._commands:
                 self._early.clear()
 
-    def _reap(self) -> None:
+    def drain(self) -> None:
+        """Forget that signals came."""
         try:
             os.read(self._wake, 4096)
         except BlockingIOError:
             pass
+
+    def _reap(self) -> None:
+        self.drain()
         ends: list[tuple[int, int]] = []
         while True:
             try:

@@ -7,16 +7,19 @@ import os
 import socket
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Final
 
 from google.protobuf.message import Message
 from intermodal_core import syscalls
 from intermodal_core.errors import AlreadyExists, NotFound
-from intermodal_ttrpc.dispatch import Listener
+from intermodal_ttrpc.dispatch import Call, Listener
 
 from intermodal_shim.container import Container
 from intermodal_shim.events import Publisher
 from intermodal_shim.loop import Loop
+from intermodal_shim.process import RUNNING
+from intermodal_shim.rest import Mover, divide, rest
 from intermodal_shim.runtime import Options, Runtime
 from intermodal_shim.service import services
 from intermodal_shim.stdio import Streams
@@ -24,6 +27,9 @@ from intermodal_shim.stdio import Streams
 __all__ = ["main"]
 
 _PR_SET_CHILD_SUBREAPER: Final = 36
+#: Seconds from a start until a shim is found at rest; doubled as often as it is not.
+REST = 0.5
+_LAST_REST = 60.0
 #: Seconds without a container and without a call after which it ends by itself; the daemon's Shutdown was lost.
 IDLE = 30.0
 #: The same once its container was deleted.
@@ -34,10 +40,18 @@ FAREWELL = 3.0
 
 def main(args: Sequence[str], fds: Sequence[int]) -> int:
     """Serve the task API on the listening unix socket `fds[0]`. `args` are those of `runtime.arguments`."""
-    gc.freeze()
     gc.disable()
+    shim_pid = os.getpid()
+    mover, way, serving = divide()
     syscalls.prctl(_PR_SET_CHILD_SUBREAPER, 1)
-    shim = Shim(args, socket.socket(fileno=fds[0]))
+    if way is not None:
+        os.close(fds[0])
+        shim = rest(way, serving)
+        if shim is None:
+            return 0
+        services(shim)
+    else:
+        shim = Shim(args, socket.socket(fileno=fds[0]), pid=shim_pid, mover=mover)
     shim.loop.take_signals()
     shim.run()
     return 0
@@ -46,7 +60,17 @@ def main(args: Sequence[str], fds: Sequence[int]) -> int:
 class Shim:
     """Holds the containers, and what they share."""
 
-    def __init__(self, args: Sequence[str], sock: socket.socket, loop: Loop | None = None) -> None:
+    def __init__(
+        self,
+        args: Sequence[str],
+        sock: socket.socket,
+        loop: Loop | None = None,
+        pid: int = 0,
+        mover: Mover | None = None,
+    ) -> None:
+        self.pid = pid or os.getpid()
+        self._mover = mover
+        self._restless = REST  # seconds until it is tried again
         self.loop = loop or Loop(self._defect)
         self.namespace, self._log_path, events, binary, root, every, systemd, no_pivot, no_keyring = args
         self.options = Options(binary, root, bool(systemd), bool(no_pivot), bool(no_keyring))
@@ -59,8 +83,8 @@ class Shim:
         self._runtimes: dict[Options, Runtime] = {}
         self._ending = False
         self._patience = IDLE
-        self._listener = Listener(sock, self.loop, services(self), lambda call, error: self._defect(error))
-        self.loop.call_later(IDLE, self._check_idle)
+        self._listener = Listener(sock, self.loop, services(self), self._call_defect)
+        self._idle = self.loop.call_later(IDLE, self._check_idle)
 
     def run(self) -> None:
         """Until shut down."""
@@ -131,6 +155,20 @@ class Shim:
         else:
             self.loop.call_later(FAREWELL, self.loop.stop)
 
+    def rest_soon(self) -> None:
+        """Move to the first process once the containers run and nothing is under way."""
+        mover, self._mover = self._mover, None
+        if mover is not None:
+            self.loop.call_later(self._restless, partial(self._rest, mover))
+
+    def _rest(self, mover: Mover) -> None:
+        if self._containers and all(container.init.status == RUNNING for container in self._containers.values()):
+            self._idle.cancel()  # there are containers: nothing to look for
+            mover.move(self, self.loop)
+        self._restless = min(2 * self._restless, _LAST_REST)
+        self._mover = mover
+        self.rest_soon()
+
     def log(self, message: str) -> None:
         """A line in the shim's own log."""
         line = f"{time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime())} {message}\n"
@@ -153,6 +191,9 @@ class Shim:
             self.loop.call_later(self._patience, self._check_idle)
         else:
             self.shutdown(lambda: None)
+
+    def _call_defect(self, call: Call, error: Exception) -> None:
+        self._defect(error)
 
     def _defect(self, error: Exception) -> None:
         traceback, steps = error.__traceback__, []

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
+from functools import partial
 from types import ModuleType
 from typing import Any, Protocol
 
@@ -17,11 +17,11 @@ from intermodal_core.errors import FailedPrecondition, IntermodalError, InvalidA
 from intermodal_ttrpc.dispatch import Call, Services
 
 from intermodal_shim.container import Answer, Container
-from intermodal_shim.process import STOPPED
+from intermodal_shim.process import STOPPED, Process
 from intermodal_shim.runtime import Options
 from intermodal_shim.stdio import Streams
 
-__all__ = ["Shim", "release", "services"]
+__all__ = ["SERVICES", "Shim", "release", "services"]
 
 _CHECKPOINT_OPTIONS = runc.CheckpointOptions.DESCRIPTOR.full_name
 
@@ -31,6 +31,7 @@ class Shim(Protocol):
 
     options: Options
     namespace: str
+    pid: int
 
     def container(self, id: str) -> Container:
         """Raises NotFound."""
@@ -41,6 +42,9 @@ class Shim(Protocol):
     def task_pid(self, id: str) -> int:
         """Of the container's init; 0 for none."""
 
+    def rest_soon(self) -> None:
+        """A process was started: soon nothing may be left to do."""
+
     def shutdown(self, answer: Callable[[], object]) -> None:
         """End, if there is no container, and answer when that is decided."""
 
@@ -48,7 +52,7 @@ class Shim(Protocol):
 def services(shim: Shim) -> Services:
     """All that a shim serves. A process has one shim: the tables are made before the fork, and shared."""
     _TASKS.shim = shim
-    return _SERVICES
+    return SERVICES
 
 
 def release() -> None:
@@ -114,6 +118,7 @@ class TaskService:
         container = self.shim.container(request.id)
         process = container.process(request.exec_id)
         container.start(request.exec_id, _then(call, lambda: response(pid=process.pid)))
+        self.shim.rest_soon()
 
     def delete(self, request: Any, call: Call, response: Any) -> None:
         """Forget a process that has ended."""
@@ -130,14 +135,7 @@ class TaskService:
     def wait(self, request: Any, call: Call, response: Any) -> None:
         """Answer at a process's end."""
         process = self.shim.container(request.id).process(request.exec_id)
-
-        def ended() -> None:
-            if call.connected:
-                message = response(exit_status=process.exit_status)
-                message.exited_at.FromNanoseconds(process.exited_at)
-                call.reply(message)
-
-        process.when_ended(ended)
+        process.when_ended(partial(_tell_end, process, call, response))  # no closure: a shim at rest holds it
 
     def kill(self, request: Any, call: Call, response: Any) -> Message | None:
         """Send a signal."""
@@ -222,7 +220,7 @@ class TaskService:
 
     def connect(self, request: Any, call: Call, response: Any) -> Message:
         """Who serves."""
-        return response(shim_pid=os.getpid(), task_pid=self.shim.task_pid(request.id))  # type: ignore[no-any-return]
+        return response(shim_pid=self.shim.pid, task_pid=self.shim.task_pid(request.id))  # type: ignore[no-any-return]
 
     def shutdown(self, request: Any, call: Call, response: Any) -> None:
         """End, if no container is left."""
@@ -262,12 +260,19 @@ def _then(call: Call, answer: Callable[[], Message]) -> Answer:
     return done
 
 
+def _tell_end(process: Process, call: Call, response: Any) -> None:
+    if call.connected:
+        message = response(exit_status=process.exit_status)
+        message.exited_at.FromNanoseconds(process.exited_at)
+        call.reply(message)
+
+
 def _streams(request: Any) -> Streams:
     return Streams(request.stdin, request.stdout, request.stderr, request.terminal)
 
 
 _TASKS = TaskService()
-_SERVICES: Services = {
+SERVICES: Services = {
     "containerd.task.v3.Task": _versioned(_TASKS, v3_pb2),
     "containerd.task.v2.Task": _versioned(_TASKS, v2_pb2),
     "dev.intermodal.shim.v1.Shim": {

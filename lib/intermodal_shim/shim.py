@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import gc
 import os
 import signal
@@ -11,6 +10,7 @@ import sys
 from typing import Any
 
 from intermodal_shim.main import main
+from intermodal_shim.rest import fork
 from intermodal_shim.warm import rehearse
 
 __all__ = ["zygote"]
@@ -19,9 +19,6 @@ _REQUEST = 16 << 10
 _POOL = 16 << 10
 _MAX_FILLERS = 4096
 _BYTES_OVERHEAD = sys.getsizeof(b"")
-# libc's own. os.fork runs what Python registers for children that go on with threads; those hooks write to a hundred
-# pages, and neither a zygote nor a shim ever has a thread. PyDLL keeps the interpreter's lock held meanwhile.
-_fork = ctypes.PyDLL(None, use_errno=True).fork
 
 
 def zygote(args: list[Any], fds: list[int]) -> int:
@@ -38,7 +35,7 @@ def zygote(args: list[Any], fds: list[int]) -> int:
         config, received, _, _ = socket.recv_fds(control, _REQUEST, 1, socket.MSG_CMSG_CLOEXEC)
         if not config:
             return 0
-        pid = _fork()
+        pid = fork()
         if pid == 0:
             control.close()
             # A group of its own, but the zygote's session: a new one is a new scheduling group, which costs each start.
@@ -46,7 +43,7 @@ def zygote(args: list[Any], fds: list[int]) -> int:
             return main(config.decode(errors="surrogateescape").split("\0"), received)
         os.close(received[0])
         try:
-            control.send(b"%d" % (pid if pid > 0 else -ctypes.get_errno()))
+            control.send(b"%d" % pid)
         except OSError:
             return 0  # the daemon is gone
 

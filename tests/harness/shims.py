@@ -8,6 +8,7 @@ import os
 import shutil
 import signal
 import subprocess
+import time
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -174,11 +175,32 @@ class Daemon:
         await self.runtime.create(task, given)
         return task
 
+    async def rest(self, task: TaskRef) -> int:
+        """Wait until the started task's shim is at rest; its pid."""
+        shim = self.runtime.shim_pid(task)
+        await asyncio.to_thread(_wait_for_rest, Path(f"/proc/{shim}/fd"))
+        return shim
+
     async def end(self, task: TaskRef) -> None:
         """Kill and delete."""
         await self.runtime.kill(task, signal.SIGKILL)
         await self.runtime.wait(task)
         await self.runtime.delete(task)
+
+
+def _target(fd: Path) -> str:
+    try:
+        return os.readlink(fd)
+    except FileNotFoundError:
+        return ""  # closed since
+
+
+def _wait_for_rest(fds: Path) -> None:
+    """A shim at rest polls; before that only the process that serves does."""
+    deadline = time.monotonic() + 10
+    while "anon_inode:[eventpoll]" not in {_target(fd) for fd in fds.iterdir()}:
+        assert time.monotonic() < deadline, "the shim does not come to rest"
+        time.sleep(0.02)
 
 
 @pytest.fixture(scope="session")

@@ -263,7 +263,7 @@ def test_no_descriptor_stays_in_a_shim(make_bundle: MakeBundle, with_daemon: Any
         runtime = daemon.runtime
         task = await daemon.create(bundle)
         await runtime.start(task)
-        shim = runtime.shim_pid(task)
+        shim = await daemon.rest(task)
 
         async def round_trip(number: int) -> None:
             stdio = Stdio(stdin="attach://", stdout="attach://", stderr=f"file://{bundle}/err")

@@ -73,9 +73,10 @@ def test_a_shim_leads_its_group_and_holds_nothing_of_the_zygote(make_bundle: Mak
         shim = daemon.runtime.shim_pid(task)
         assert os.getpgid(shim) == shim
         assert os.getsid(shim) != os.getsid(0)
+        await daemon.runtime.start(task)
+        await daemon.rest(task)
         links = [os.readlink(entry) for entry in Path(f"/proc/{shim}/fd").iterdir()]
         assert sum(link.startswith("socket:") for link in links) == 2  # it listens, and the daemon is connected
-        await daemon.runtime.start(task)
         await daemon.end(task)
 
     with_daemon(body, all_events=False)
