@@ -1,4 +1,4 @@
-"""What the spawner forks: `main(args, fds)` is one shim, until its containers are deleted."""
+"""What the zygote forks: `main` is one shim, until its containers are deleted."""
 
 from __future__ import annotations
 
@@ -24,11 +24,14 @@ from intermodal_shim.runtime import Options, Runtime
 from intermodal_shim.service import services
 from intermodal_shim.stdio import Streams
 
-__all__ = ["main"]
+__all__ = ["REQUEST", "main"]
+
+#: Bytes of a shim's arguments.
+REQUEST = 16 << 10
 
 _PR_SET_CHILD_SUBREAPER: Final = 36
 #: Seconds from a start until a shim is found at rest; doubled as often as it is not.
-REST = 0.5
+REST = 1.0
 _LAST_REST = 60.0
 #: Seconds without a container and without a call after which it ends by itself; the daemon's Shutdown was lost.
 IDLE = 30.0
@@ -38,20 +41,25 @@ LINGER = 1.0
 FAREWELL = 3.0
 
 
-def main(args: Sequence[str], fds: Sequence[int]) -> int:
-    """Serve the task API on the listening unix socket `fds[0]`. `args` are those of `runtime.arguments`."""
+def main(way: socket.socket) -> int:
+    """Serve the task API on the listening unix socket that comes over `way`, with the arguments that `runtime.arguments` made."""
     gc.disable()
-    shim_pid = os.getpid()
-    mover, way, serving = divide()
+    pid = os.getpid()
+    mover, resting, serving = divide()
     syscalls.prctl(_PR_SET_CHILD_SUBREAPER, 1)
-    if way is not None:
-        os.close(fds[0])
-        shim = rest(way, serving)
+    if resting is not None:
+        way.close()
+        shim = rest(resting, serving)
         if shim is None:
             return 0
         services(shim)
     else:
-        shim = Shim(args, socket.socket(fileno=fds[0]), pid=shim_pid, mover=mover)
+        args, fds, _, _ = socket.recv_fds(way, REQUEST, 1, socket.MSG_CMSG_CLOEXEC)
+        way.close()
+        if not args:
+            return 0  # none was needed any more
+        sock = socket.socket(fileno=fds[0])
+        shim = Shim(args.decode(errors="surrogateescape").split("\0"), sock, pid=pid, mover=mover)
     shim.loop.take_signals()
     shim.run()
     return 0
