@@ -12,7 +12,6 @@ from functools import partial
 from typing import Any
 
 from google.protobuf.message import Message
-from intermodal_api.containerd.events import task_pb2 as events
 from intermodal_core import syscalls
 from intermodal_core.contracts.common import Mount
 from intermodal_core.errors import (
@@ -28,6 +27,7 @@ from intermodal_snapshots.mounts import mount_all
 
 from intermodal_shim.cgroups import Cgroup
 from intermodal_shim.host import Host
+from intermodal_shim.notices import Notices
 from intermodal_shim.process import CREATED, PAUSED, PAUSING, RUNNING, STOPPED, UNKNOWN, Process
 from intermodal_shim.runtime import Runtime
 from intermodal_shim.stdio import Stdio, Streams
@@ -62,8 +62,7 @@ class Container:
         self._when_removed: list[Answer] = []
         self._own_pids = True
         self._poststop = False
-        self._oom_watch = -1
-        self._oom_kills = 0
+        self._notices = Notices(host, id)
         self._final_metrics: Message | None = None
         self._ending: int | None = None
 
@@ -109,9 +108,9 @@ class Container:
                 error = self._take_up(self.init, pid_file)
             if error is None:
                 self.init.status = CREATED
-                self._watch_oom()
-                event = events.TaskCreate(container_id=self.id, bundle=self.bundle, pid=self.init.pid)
-                self._host.publish("/tasks/create", event)
+                assert self.cgroup is not None
+                self._notices.watch_oom(self.cgroup)
+                self._notices.created(self.bundle, self.init.pid)
             created(error)
             if error is None:
                 self._host.loop.watch(self.init.pid, self._init_ended)
@@ -145,7 +144,7 @@ class Container:
             if error is None and process.status == CREATED:
                 process.status = RUNNING
             if error is None:
-                self._publish_start(process)
+                self._notices.started(process)
             answer(error)
             if process.early is not None:
                 status, process.early = process.early, None
@@ -199,8 +198,7 @@ class Container:
         if not self.init.alive:
             raise FailedPrecondition(f"container {self.id} does not run: nothing can be executed in it")
         self.execs[exec_id] = Process(exec_id, streams, spec)
-        event = events.TaskExecAdded(container_id=self.id, exec_id=exec_id)
-        self._host.publish("/tasks/exec-added", event)
+        self._notices.added(exec_id)
 
     def _exec_failed(self, process: Process, error: IntermodalError) -> None:
         """It never ran; who waits for it gets a shell's status for that."""
@@ -231,10 +229,10 @@ class Container:
         if self._ending is None or any(process.alive or process.starting for process in self.execs.values()):
             return
         status, self._ending = self._ending, None
-        self._read_oom()
+        self._notices.read_oom()
         self._tell_end(self.init, status)
         if self.cgroup is not None:
-            self._unwatch_oom()
+            self._notices.unwatch_oom()
             self._final_metrics = self.cgroup.metrics()
         if not self._poststop:
             self._enqueue(self._remove)
@@ -249,11 +247,7 @@ class Container:
         if process.stdio is not None:
             process.stdio.catch_up()
         process.end(status)
-        event = events.TaskExit(
-            container_id=self.id, id=process.exec_id or self.id, pid=process.pid, exit_status=status
-        )
-        event.exited_at.FromNanoseconds(process.exited_at)
-        self._host.publish("/tasks/exit", event)
+        self._notices.exited(process)
         if process.stdio is not None:
             process.stdio.process_ended()
 
@@ -296,7 +290,7 @@ class Container:
                 self._delete_container(answer)
             else:
                 self.execs.pop(exec_id, None)
-                self._publish_delete(process)
+                self._notices.deleted(process)
                 answer(None)
 
         process.when_drained(drained)
@@ -333,7 +327,7 @@ class Container:
         for process in self.execs.values():
             if process.stdio is not None:
                 process.stdio.close()
-        self._publish_delete(self.init)
+        self._notices.deleted(self.init)
         self._host.release(self)
         answer(None)
 
@@ -370,7 +364,7 @@ class Container:
         def paused(error: IntermodalError | None) -> None:
             self._set_status(PAUSED if error is None else RUNNING)
             if error is None:
-                self._host.publish("/tasks/paused", events.TaskPaused(container_id=self.id))
+                self._notices.paused()
             answer(error)
 
         self._expect(RUNNING)
@@ -383,7 +377,7 @@ class Container:
         def resumed(error: IntermodalError | None) -> None:
             if error is None:
                 self._set_status(RUNNING)
-                self._host.publish("/tasks/resumed", events.TaskResumed(container_id=self.id))
+                self._notices.resumed()
             answer(error)
 
         self._expect(PAUSED)
@@ -411,8 +405,7 @@ class Container:
 
         def done(error: IntermodalError | None) -> None:
             if error is None:
-                event = events.TaskCheckpointed(container_id=self.id, checkpoint=path)
-                self._host.publish("/tasks/checkpointed", event)
+                self._notices.checkpointed(path)
             answer(error)
 
         self._enqueue(lambda: self._command("checkpoint", *command, answer=done))
@@ -514,50 +507,6 @@ class Container:
                 if error.errno not in (errno.EINVAL, errno.ENOENT):
                     return from_os_error(error, "unmounting the root filesystem")
         return None
-
-    def _watch_oom(self) -> None:
-        assert self.cgroup is not None
-        try:
-            self._oom_watch, notified = self.cgroup.watch_oom()
-        except OSError as error:
-            self._host.log(f"out of memory is told at the end only, {self.id} cannot be watched: {error}")
-            return
-        add = self._host.loop.add_notifier if notified else self._host.loop.add_reader
-        add(self._oom_watch, self._oom_told)
-
-    def _oom_told(self) -> None:
-        try:
-            os.read(self._oom_watch, 8)
-        except OSError:
-            pass
-        self._read_oom()
-
-    def _unwatch_oom(self) -> None:
-        if self._oom_watch >= 0:
-            self._host.loop.remove_reader(self._oom_watch)
-            os.close(self._oom_watch)
-            self._oom_watch = -1
-
-    def _read_oom(self) -> None:
-        """Tell of every kill for want of memory that was not told of yet."""
-        kills = self.cgroup.oom_kills() if self.cgroup is not None else 0
-        if kills > self._oom_kills:
-            self._oom_kills = kills
-            self._host.publish("/tasks/oom", events.TaskOOM(container_id=self.id), always=True)
-
-    def _publish_start(self, process: Process) -> None:
-        if process is self.init:
-            self._host.publish("/tasks/start", events.TaskStart(container_id=self.id, pid=process.pid))
-        else:
-            event = events.TaskExecStarted(container_id=self.id, exec_id=process.exec_id, pid=process.pid)
-            self._host.publish("/tasks/exec-started", event)
-
-    def _publish_delete(self, process: Process) -> None:
-        event = events.TaskDelete(
-            container_id=self.id, id=process.exec_id, pid=process.pid, exit_status=process.exit_status
-        )
-        event.exited_at.FromNanoseconds(process.exited_at)
-        self._host.publish("/tasks/delete", event)
 
 
 def _by_meaning(error: Exception, doing: str) -> IntermodalError:
