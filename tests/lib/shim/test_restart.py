@@ -324,3 +324,29 @@ def test_a_create_that_is_given_up_leaves_nothing(make_bundle: MakeBundle, with_
         assert not list((daemon.state / "runc/imtest").iterdir())
 
     with_daemon(body, binary=str(fake))
+
+
+def test_a_shim_that_outlived_a_daemon_ends_after_delete(make_bundle: MakeBundle, with_daemon: Any) -> None:
+    """Its container ended while there was no daemon, and nobody ever takes an event."""
+    bundle = make_bundle("outlives", "sleep", "1000")
+    pids: list[int] = []
+    shims: list[int] = []
+
+    async def first(daemon: Any) -> None:
+        task = await daemon.create(bundle)
+        pids.append(await daemon.runtime.start(task))
+        shims.append(os.pidfd_open(daemon.runtime.shim_pid(task)))
+
+    async def second(daemon: Any) -> None:
+        task = TaskRef("imtest", "outlives")
+        await daemon.runtime.connect(task, str(bundle))
+        assert (await daemon.runtime.wait(task)).status == 137
+        await daemon.runtime.delete(task)
+
+    with_daemon(first, listening=False, all_events=False)
+    os.kill(pids[0], signal.SIGKILL)
+    with_daemon(second, listening=False, all_events=False)
+    try:
+        assert has_ended(shims[0]), "the shim lives on"
+    finally:
+        os.close(shims[0])
