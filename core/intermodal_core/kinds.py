@@ -15,9 +15,8 @@ class Kind:
     `contract` is the version of its contract and `oldest` the oldest one that is still accepted. Of a `single` kind
     exactly one instance is in use. `eager` kinds are made ready at start, others when first required. Calls on a
     `guarded` kind go through the core: on the plugin's own threads, timed, with a deadline in seconds that a section of
-    the config may change; `unbounded` names methods that wait for the world and have none; `close`
-    the one, if any, that ends an instance. `interface` is the contract
-    as "module:Class". `attributes` is for whoever presents kinds to others.
+    the config may change; `unbounded` names methods that wait for the world and have none; `close` the one, if any, that
+    ends an instance. `interface` is the contract as "module:Class". `attributes` is for whoever presents kinds to others.
     """
 
     name: str

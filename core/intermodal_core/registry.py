@@ -104,14 +104,14 @@ class Registry:
             self._records[kind, name] = self._examine(kind, name, plugin_id, offers.get((kind, plugin_id), []))
 
     def _examine(self, kind: str, name: str, plugin_id: str, offers: list[Found]) -> Record:
-        section = self.config.instances().get((kind, name))
-        wanted = section.common.distribution if section else ""
+        common = self.config.section(kind, name).common
+        wanted = common.distribution
         chosen = [offer for offer in offers if not wanted or offer.distribution == wanted]
         record = Record(kind, name, plugin_id, chosen[0] if len(chosen) == 1 else None)
-        record.required = bool(section and section.common.required)
-        if section and not section.common.enabled:
+        record.required = common.required
+        if not common.enabled:
             _set(record, "disabled", "config", "switched off in the config", f"set enabled = true in [{record.id}]")
-        elif section and section.common.isolation == "process":
+        elif common.isolation == "process":
             _set(
                 record,
                 "failed",
@@ -265,8 +265,8 @@ class Registry:
         with self._marker.around(record.id):
             plugin = await import_plugin(record.found, kind, deadline)
         record.plugin = plugin
-        section = self.config.instances().get((record.kind, record.name))
-        config = section.convert(plugin.config) if section else plugin.config()
+        section = self.config.section(record.kind, record.name)
+        config = section.convert(plugin.config)
         for requirement in plugin.requires:
             await self._require_for(record, requirement, path)
         for module in plugin.forked:
@@ -287,10 +287,9 @@ class Registry:
             instance = await construct(plugin, context, kind, deadline)
         if hasattr(instance, "__aenter__"):
             await instance.__aenter__()
-        common = section.common if section else None
         if kind.guarded:
-            threads = common.threads if common and common.threads else kind.threads
-            limit = common.deadline if common and common.deadline else kind.deadline
+            threads = section.common.threads or kind.threads
+            limit = section.common.deadline or kind.deadline
             instance = Guard(record.id, instance, Pool(record.id, threads), limit, kind.unbounded)
         record.instance = instance
         self._order.append(record)

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import termios
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ import pytest
 
 from tests.harness.daemon import PrivateDaemon
 from tests.harness.images import NAME, busybox_layout
+from tests.harness.waiting import until
 
 
 @pytest.fixture(scope="module")
@@ -274,7 +275,7 @@ def test_exec(daemon: PrivateDaemon) -> None:
     )
     assert daemon.imod("exec", "box", "nope").returncode == 127
     assert daemon.imod("exec", "-d", "box", "touch", "/made", check=True).stdout == ""
-    wait_until(lambda: daemon.imod("exec", "box", "ls", "/made").returncode == 0)
+    until(lambda: daemon.imod("exec", "box", "ls", "/made").returncode == 0, 30)
     assert daemon.imod("logs", "box", check=True).stdout == "", "the log is init's"
 
 
@@ -316,7 +317,7 @@ def test_given_up_before_it_runs_nothing_is_left(daemon: PrivateDaemon) -> None:
             time.sleep(delay)  # a moment of its life, whichever that is
             process.send_signal(signal.SIGTERM)
             assert process.wait(20) in (128 + signal.SIGTERM, -signal.SIGTERM)
-        wait_until(lambda: daemon.imod("ps", "-a", "-q", check=True).stdout == "")
+        until(lambda: daemon.imod("ps", "-a", "-q", check=True).stdout == "", 30)
 
 
 def test_imod_killed_leaves_it_running(daemon: PrivateDaemon) -> None:
@@ -400,15 +401,8 @@ def test_a_terminal_needs_one(daemon: PrivateDaemon) -> None:
 # Logs and events.
 
 
-def wait_until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 30
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-
-
 def wait_for_log(daemon: PrivateDaemon, name: str, text: str) -> None:
-    wait_until(lambda: daemon.imod("logs", name, check=True).stdout == text)
+    until(lambda: daemon.imod("logs", name, check=True).stdout == text, 30)
 
 
 def test_logs(daemon: PrivateDaemon) -> None:

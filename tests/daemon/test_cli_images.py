@@ -69,6 +69,20 @@ def test_from_rootfs(daemon: PrivateDaemon, tmp_path: Path) -> None:
     assert (refused.returncode, refused.stderr) == (125, f"imod: {tmp_path}/hello is no directory\n")
 
 
+def test_from_a_link_to_a_rootfs(daemon: PrivateDaemon, tmp_path: Path) -> None:
+    """Two names of one directory make one layer."""
+    (tmp_path / "real").mkdir()
+    (tmp_path / "real/hello").write_text("x")
+    (tmp_path / "link").symlink_to("real")
+    layers = []
+    for name in ("real", "link"):
+        daemon.imod("images", "from-rootfs", str(tmp_path / name), f"{name}:1", check=True)
+        daemon.imod("create", "--name", name, f"{name}:1", "true", check=True)
+        layers.append(daemon.ctr("snapshots", "ls", check=True).stdout.count("Committed"))
+        daemon.imod("rm", name, check=True)
+    assert layers[0] == layers[1], "the link's layer is another one"
+
+
 @pytest.mark.parametrize("data", [b"", b"garbage", b"\x1f\x8b\x08garbage", bytes(10240)])
 def test_what_is_no_archive_is_refused(daemon: PrivateDaemon, data: bytes) -> None:
     done = daemon.imod("images", "import", "-", input=data)

@@ -19,6 +19,7 @@ import pytest
 
 from tests.harness.daemon import PrivateDaemon
 from tests.harness.images import Built, Entry, layer_tar, write_image
+from tests.harness.waiting import until
 from tests.harness.world import records, settled
 
 LAUNCHER = Path(__file__).parents[1] / "harness/launcher.py"
@@ -138,7 +139,7 @@ def absent_or_whole(daemon: Mortal, k: int) -> None:
 
 
 def listening(daemon: Mortal) -> None:
-    until(lambda: "up" in daemon.imod("logs", "c", check=True).stdout)
+    until(lambda: "up" in daemon.imod("logs", "c", check=True).stdout, SECONDS)
 
 
 def stopped(daemon: Mortal) -> None:
@@ -170,7 +171,7 @@ def removed(daemon: Mortal, k: int) -> None:
 
 def gone(daemon: Mortal, k: int) -> None:
     """What --rm promised is kept by the next daemon."""
-    until(lambda: names(daemon) == [])
+    until(lambda: names(daemon) == [], SECONDS)
 
 
 def not_unpacked(daemon: Mortal, k: int) -> None:
@@ -195,19 +196,12 @@ def ctr_removed(daemon: Mortal, k: int) -> None:
 def tidy(daemon: Mortal) -> None:
     if "c" in daemon.ctr("tasks", "ls", "-q", check=True).stdout.split():
         daemon.ctr("tasks", "kill", "-s", "KILL", "c")
-        until(lambda: "RUNNING" not in daemon.ctr("tasks", "ls", check=True).stdout)
+        until(lambda: "RUNNING" not in daemon.ctr("tasks", "ls", check=True).stdout, SECONDS)
         daemon.ctr("tasks", "rm", "c")
     daemon.ctr("containers", "rm", "c")
     daemon.ctr("snapshots", "rm", "c")
     for row in records(daemon, "leases"):
         daemon.ctr("leases", "rm", row["id"], check=True)
-
-
-def until(check: Callable[[], bool], seconds: float = SECONDS) -> None:
-    deadline = time.monotonic() + seconds
-    while not check():
-        assert time.monotonic() < deadline, "it did not come true in time"
-        time.sleep(0.02)
 
 
 def imod(*words: str) -> Command:

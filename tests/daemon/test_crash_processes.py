@@ -8,8 +8,6 @@ import secrets
 import signal
 import subprocess
 import threading
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,17 +16,11 @@ from intermodal_api.containerd.services import tasks_pb2
 
 from tests.harness.api import Api
 from tests.harness.daemon import PrivateDaemon, children_of
+from tests.harness.waiting import until
 from tests.harness.world import settled
 
 IMAGE = "docker.io/library/busybox:latest"
 SECONDS = 20
-
-
-def until(check: Callable[[], object], seconds: float = SECONDS) -> None:
-    deadline = time.monotonic() + seconds
-    while not check():
-        assert time.monotonic() < deadline, "it did not come true in time"
-        time.sleep(0.02)
 
 
 def inspect(daemon: PrivateDaemon, name: str) -> dict[str, Any]:
@@ -84,7 +76,7 @@ def test_a_killed_process_is_an_end_with_137(busybox_daemon: PrivateDaemon, vict
     waiting = subprocess.Popen(daemon.imod_command("wait", "c"), stdout=subprocess.PIPE, text=True)
     os.kill(pid, signal.SIGKILL)
     assert waiting.communicate(timeout=SECONDS)[0] == "137\n"
-    until(lambda: inspect(daemon, "c")["status"] == "stopped")
+    until(lambda: inspect(daemon, "c")["status"] == "stopped", SECONDS)
     assert inspect(daemon, "c")["exit_code"] == 137
     settled(daemon)
     daemon.imod("start", "c", check=True)
@@ -152,7 +144,7 @@ def test_ten_containers_outlive_the_daemon(busybox_daemon: PrivateDaemon) -> Non
         start(
             daemon, f"c{number}", "sh", "-c", f"trap 'exit {number + 20}' TERM; echo up; while :; do sleep 0.02; done"
         )
-        until(lambda name=f"c{number}": daemon.imod("logs", name, check=True).stdout == "up\n")  # type: ignore[misc]
+        until(lambda name=f"c{number}": daemon.imod("logs", name, check=True).stdout == "up\n", SECONDS)  # type: ignore[misc]
     pids = [inspect(daemon, f"c{number}")["pid"] for number in range(10)]
     for number in (0, 1):
         os.kill(pids[number], signal.SIGTERM)  # nobody waits until the daemon knows
@@ -160,11 +152,11 @@ def test_ten_containers_outlive_the_daemon(busybox_daemon: PrivateDaemon) -> Non
     for number in (2, 3, 4):
         os.kill(pids[number], signal.SIGTERM)
     os.kill(pids[5], signal.SIGKILL)
-    until(lambda: not any(Path(f"/proc/{pids[number]}").exists() for number in range(6)))
+    until(lambda: not any(Path(f"/proc/{pids[number]}").exists() for number in range(6)), SECONDS)
     daemon.start()
     expected = [20, 21, 22, 23, 24, 137]
     for number, status in enumerate(expected):
-        until(lambda name=f"c{number}": inspect(daemon, name)["status"] == "stopped")  # type: ignore[misc]
+        until(lambda name=f"c{number}": inspect(daemon, name)["status"] == "stopped", SECONDS)  # type: ignore[misc]
         assert inspect(daemon, f"c{number}")["exit_code"] == status
     for number in range(6, 10):
         assert inspect(daemon, f"c{number}")["pid"] == pids[number]

@@ -11,7 +11,6 @@ import signal
 import struct
 import subprocess
 import termios
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,6 +18,7 @@ import pytest
 
 from tests.harness.daemon import PrivateDaemon
 from tests.harness.images import Built
+from tests.harness.waiting import until
 
 IMAGE = "docker.io/library/busybox:latest"
 
@@ -28,13 +28,6 @@ def stock(daemon: PrivateDaemon, busybox: Built) -> PrivateDaemon:
     """A daemon that ctr imported busybox into."""
     daemon.ctr("images", "import", str(busybox.path), check=True)
     return daemon
-
-
-def until(check: object, seconds: float = 10) -> None:
-    deadline = time.monotonic() + seconds
-    while not check():  # type: ignore[operator]
-        assert time.monotonic() < deadline, "it did not come true in time"
-        time.sleep(0.01)
 
 
 def status_of(daemon: PrivateDaemon, task: str) -> str:

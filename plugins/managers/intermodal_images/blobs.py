@@ -74,8 +74,7 @@ class Blobs:
 
     async def put(self, data: bytes) -> str:
         """A small blob at once; returns its digest."""
-        before = self._store.content
-        info = await before.write(self._scope, data)
+        info = await self._store.content.write(self._scope, data)
         if info.created_at == info.updated_at:
             self.made.add(info.digest)
         return info.digest

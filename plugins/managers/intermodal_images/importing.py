@@ -37,7 +37,7 @@ _MAGIC = {b"\x1f\x8b": DOCKER_LAYER_GZIP, b"\x28\xb5": DOCKER_LAYER_ZSTD}
 Found = tuple[str, Descriptor]
 
 
-async def images_of(archive: Archive, blobs: Blobs, tree: Tree, names: Sequence[str]) -> list[Found]:
+async def images_of(archive: Archive, blobs: Blobs, names: Sequence[str]) -> list[Found]:
     """The images that an archive holds, under the names in it or those given.
 
     A Docker archive's manifests are written as blobs. Raises InvalidArgument when it is neither kind, or holds several

@@ -69,7 +69,7 @@ class ImagesManager:
 
         try:
             held = await _on_thread(blobs, _reading(archive, blobs, read))
-            found = await images_of(held, blobs, tree, names)
+            found = await images_of(held, blobs, names)
             needed: set[str] = set()
             for _, target in found:
                 needed |= await check_whole(tree, target, None if all_platforms else wanted)

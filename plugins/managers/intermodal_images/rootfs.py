@@ -73,12 +73,13 @@ class _Chunked:
 def _walk(directory: str) -> Iterator[tuple[str, str]]:
     """Paths and names within the layer, parents first, in order."""
     device = os.stat(directory).st_dev
-    pending = [(directory, "")]
+    pending = [(os.path.realpath(directory), "")]
     while pending:
         path, name = pending.pop()
         if name:
             yield path, name
-        if not os.path.islink(path) and os.path.isdir(path) and os.stat(path).st_dev == device:
+        status = os.lstat(path)
+        if stat.S_ISDIR(status.st_mode) and status.st_dev == device:
             below = sorted(os.listdir(path), reverse=True)
             pending += [(os.path.join(path, each), f"{name}/{each}" if name else each) for each in below]
 

@@ -267,23 +267,6 @@ class Content:
             if blob.digest not in known and newest and newest - _RECENT < blob.created_at < self._store.began:
                 await self._drop(blob.digest)
 
-    async def adopt(
-        self, scope: Scope, path: str, digest: str, size: int, labels: Mapping[str, str] | None = None
-    ) -> ContentInfo:
-        """Take a finished, verified file on the backend's filesystem (see `ingest_path_for`)."""
-        namespace_of(scope)
-        validate_labels(labels or {})
-        async with self._store.lock("content", digest):
-            try:
-                blob: BlobInfo = await self._backend.adopt(path, digest, size)
-            except AlreadyExists:
-                blob = await self._backend.info(digest)
-            return await self._record(scope, blob, labels or {})
-
-    async def ingest_path_for(self, size: int) -> str:
-        """Where a file for `adopt` is to be written."""
-        return await self._backend.ingest_path_for(size)  # type: ignore[no-any-return]
-
 
 def _get(tx: Transaction, namespace: str, digest: str) -> ContentInfo:
     info = tx.get(CONTENT, namespace, digest)

@@ -7,7 +7,7 @@ from typing import Any
 
 from intermodal_core.contracts.managers.store import Namespace, Scope
 from intermodal_core.contracts.metadata import Table, Transaction
-from intermodal_core.errors import FailedPrecondition, NotFound
+from intermodal_core.errors import NotFound
 from intermodal_oci.references import validate_identifier
 
 from intermodal_store.tables import LEASES, NAMESPACES, RESOURCES, LeaseResource
@@ -22,9 +22,7 @@ def now() -> int:
 
 def namespace_of(scope: Scope) -> str:
     """The namespace; FailedPrecondition when there is none, InvalidArgument for what cannot be one."""
-    if not scope.namespace:
-        raise FailedPrecondition("no namespace was given: name one (ctr and imod: -n NAMESPACE)")
-    return validate_identifier(scope.namespace)
+    return validate_identifier(scope.named)
 
 
 def enter(tx: Transaction, scope: Scope) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import secrets
 from collections.abc import Mapping, Sequence
+from graphlib import TopologicalSorter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -332,16 +333,5 @@ def _info(row: SnapshotRow) -> SnapshotInfo:
 def _children_first(infos: Sequence[SnapshotInfo]) -> list[SnapshotInfo]:
     """Orphans in an order in which each can be removed."""
     by_key = {info.key: info for info in infos}
-    depth: dict[str, int] = {}
-
-    def depth_of(key: str) -> int:
-        chain = []
-        while key in by_key and key not in depth:
-            chain.append(key)
-            key = by_key[key].parent
-        base = depth.get(key, 0)
-        for step, each in enumerate(reversed(chain), 1):
-            depth[each] = base + step
-        return depth.get(chain[0], 0) if chain else base
-
-    return sorted(infos, key=lambda info: -depth_of(info.key))
+    parents_first = TopologicalSorter({info.key: [info.parent] for info in infos}).static_order()
+    return [by_key[key] for key in reversed([*parents_first]) if key in by_key]

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
+from intermodal_core.background import Background
 from intermodal_core.contracts.managers.policy import Policy
 from intermodal_core.contracts.managers.store import Choice, Image, Scope
 from intermodal_core.contracts.metadata import MetadataStore, Table, Transaction
@@ -45,7 +46,7 @@ class Store:
         self._metadata = metadata
         self._outbox = Outbox(metadata, events)
         self._locks: dict[tuple[str, ...], tuple[asyncio.Lock, int]] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._background = Background(log)
         self.began = now()  # what is older was made by another daemon
         self.policy = policy
         self.registry = registry
@@ -105,10 +106,6 @@ class Store:
             return None
         return container.snapshotter, object
 
-    def delete_lease(self, tx: Transaction, namespace: str, id: str) -> None:
-        """End a lease within a transaction."""
-        self.leases.end(tx, namespace, id)
-
     async def pin(self, namespace: str, image: str, labels: Mapping[str, str], asked: str) -> Choice:
         """The runtime chosen for a container, with what it is on this machine."""
         name, why = await self.policy.choose("runtime", namespace, image, labels, asked)
@@ -135,16 +132,8 @@ class Store:
 
     def later(self, work: Coroutine[Any, Any, None]) -> None:
         """Do it in the background; a start finds what a crash keeps from being done."""
-        task = asyncio.get_running_loop().create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._ended)
-
-    def _ended(self, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
-        if not task.cancelled() and task.exception() is not None:
-            log.error("in the background: %s", task.exception())
+        self._background.begin(work)
 
     async def settled(self) -> None:
         """When all that goes on in the background now has been done."""
-        while self._tasks:
-            await asyncio.wait(self._tasks)
+        await self._background.settled()

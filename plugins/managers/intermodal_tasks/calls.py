@@ -10,7 +10,7 @@ from intermodal_api.containerd.events import task_pb2 as events
 from intermodal_core.contracts.managers.store import Scope
 from intermodal_core.contracts.managers.tasks import Metric
 from intermodal_core.contracts.runtimes import ProcessState
-from intermodal_core.errors import FailedPrecondition, IntermodalError, NotFound
+from intermodal_core.errors import IntermodalError, NotFound
 from intermodal_core.filters import compile_filters, resolver_of
 
 from intermodal_tasks.table import TaskTable
@@ -28,11 +28,10 @@ class ProcessCalls(TaskTable):
 
     async def select(self, scope: Scope) -> list[ProcessState]:
         """The namespace's tasks, exec processes apart."""
-        if not scope.namespace:
-            raise FailedPrecondition("no namespace was given: name one (ctr and imod: -n NAMESPACE)")
-        adopting = [work for (namespace, _), work in self._adopting.items() if namespace == scope.namespace]
+        mine = scope.named
+        adopting = [work for (namespace, _), work in self._adopting.items() if namespace == mine]
         await asyncio.gather(*map(asyncio.shield, adopting), return_exceptions=True)
-        return [task.state(task.init) for (namespace, _), task in self._tasks.items() if namespace == scope.namespace]
+        return [task.state(task.init) for (namespace, _), task in self._tasks.items() if namespace == mine]
 
     async def kill(self, scope: Scope, container: str, signal: int, exec_id: str = "", all: bool = False) -> None:
         """Send a signal."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import secrets
 import shutil
@@ -91,11 +92,10 @@ class Composite(Containers):
 
     async def start(self, scope: Scope, container: str, fds: tuple[int, int, int] | None) -> RunningProcess:
         """Start a container that has no task, or an ended one."""
-        row = await self._row(scope, container)
+        record, row = await self._own(scope, container)
         key = (scope.namespace, row.id)
         await self._settle_last_run(scope, row.id)
         began = time.perf_counter()
-        record = await self._store.containers.get(scope, row.id)
         mounts = await self._store.snapshots.mounts(scope, record.snapshotter, record.snapshot_key)
         await self._tasks.create(scope, TaskCreate(row.id, tuple(mounts), self._stdio(row)))
         created = time.perf_counter()
@@ -111,7 +111,8 @@ class Composite(Containers):
         except BaseException:
             await asyncio.shield(self._abandon(scope, row.id))
             raise
-        self._timings.setdefault(key, []).extend([("task", created - began), ("start", time.perf_counter() - created)])
+        phases = {**dict(self._timings.get(key, ())), "task": created - began, "start": time.perf_counter() - created}
+        self._timings[key] = list(phases.items())
         return RunningProcess(self._tasks, scope, row.id, "", pid, lambda: self._ended(scope, row.id))
 
     def _stdio(self, row: RunRow) -> Stdio:
@@ -284,15 +285,9 @@ class Composite(Containers):
         row = await self._store.read(lambda tx: tx.get(RUNS, *key))
         if row is not None:
             await self._remove_record(scope, row)
-        elif not await self._gone(scope, record.id):
-            await self._store.containers.delete(scope, record.id)
-
-    async def _gone(self, scope: Scope, container: str) -> bool:
-        try:
-            await self._store.containers.get(scope, container)
-        except NotFound:
-            return True
-        return False
+        else:
+            with contextlib.suppress(NotFound):  # --rm was faster
+                await self._store.containers.delete(scope, record.id)
 
     async def _remove_record(self, scope: Scope, row: RunRow) -> None:
         """The record and all that hangs on it, in one transaction; bytes go afterwards."""

@@ -61,7 +61,7 @@ class Containers:
 
     async def logs(self, scope: Scope, container: str) -> list[str]:
         """The log files, oldest first."""
-        row = await self._row(scope, container)
+        _, row = await self._own(scope, container)
         directory = self._log_directory(row.namespace, row.id)
 
         def age(path: Path) -> int:
@@ -77,14 +77,15 @@ class Containers:
     def _log_directory(self, namespace: str, id: str) -> Path:
         return self._logs / namespace / id
 
-    async def _row(self, scope: Scope, container: str) -> RunRow:
+    async def _own(self, scope: Scope, container: str) -> tuple[Container, RunRow]:
+        """The records of a container that a command made. Raises FailedPrecondition for another client's."""
         record = await self._container(scope, container)
         row = await self._store.read(lambda tx: tx.get(RUNS, scope.namespace, record.id))
         if row is None:
             raise FailedPrecondition(
                 f"the container {record.id} was made by another client, which starts it and keeps its output"
             )
-        return row
+        return record, row
 
     async def _container(self, scope: Scope, container: str) -> Container:
         """By id, or by the first characters of one."""

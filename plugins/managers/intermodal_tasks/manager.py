@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
+from typing import Any
 
 import msgspec
 from intermodal_api.containerd.events import task_pb2 as events
@@ -65,7 +66,7 @@ class Tasks(ProcessCalls):
         self._store = store
         self._bundles = bundles
         self._pids: dict[tuple[str, str], int] = {}  # of tasks that are being created
-        self.on_exit: Callable[[Scope, str, Exit], Awaitable[None]] | None = None
+        self.on_exit: Callable[[Scope, str, Exit], Coroutine[Any, Any, None]] | None = None
         self.operations = Runner(store, "tasks")
         self.operations.register(
             Operation(
@@ -231,7 +232,7 @@ class Tasks(ProcessCalls):
         self._watch(task, added)
 
     def _watch(self, task: Task, process: Process) -> None:
-        process.watch = self._later(self._until_end(task, process))
+        process.watch = self._background.begin(self._until_end(task, process))
 
     async def _until_end(self, task: Task, process: Process) -> None:
         try:
@@ -270,7 +271,7 @@ class Tasks(ProcessCalls):
             await self._store.write(record)
         process.ended.set()
         if not process.exec_id and self.on_exit is not None:
-            self._later(self.on_exit(scope, task.ref.id, ended))
+            self._background.begin(self.on_exit(scope, task.ref.id, ended))
 
     async def wait(self, scope: Scope, container: str, exec_id: str = "") -> Exit:
         """When the process has ended."""
@@ -297,7 +298,7 @@ class Tasks(ProcessCalls):
     async def begin_adopting(self) -> None:
         """Know of every task that the last daemon left, before anybody asks; whoever does waits until it is taken up."""
         for row in await self._store.read(lambda tx: list(tx.scan(TASKS)), long=True):
-            self._adopting[row.namespace, row.id] = self._later(self._adopt(row))
+            self._adopting[row.namespace, row.id] = self._background.begin(self._adopt(row))
         self._hold()
 
     async def adopted(self) -> None:
@@ -329,7 +330,7 @@ class Tasks(ProcessCalls):
                     if row.exit is None:
                         self._watch(task, task.init)
                 if row.exit is not None and self.on_exit is not None:
-                    self._later(self.on_exit(Scope(row.namespace), row.id, row.exit))
+                    self._background.begin(self.on_exit(Scope(row.namespace), row.id, row.exit))
         except (TimeoutError, IntermodalError) as error:
             log.error("%s/%s could not be taken up: %s", *key, error)
         finally:
@@ -338,9 +339,7 @@ class Tasks(ProcessCalls):
 
     async def close(self) -> None:
         """Stop watching; tasks live on and are taken up by the next daemon."""
-        for task in list(self._background):
-            task.cancel()
-        await asyncio.gather(*self._background, return_exceptions=True)
+        await self._background.cancel()
         await self.operations.close()
 
 

@@ -59,7 +59,7 @@ class TasksManager(Tasks):
         """Take up what the last daemon left, in the background: sockets serve meanwhile."""
         self._lookups.clean()
         await self.begin_adopting()
-        self._recovery = self._later(self._recover())
+        self._background.begin(self._recover())
         return self
 
     async def _recover(self) -> None:

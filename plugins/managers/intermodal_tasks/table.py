@@ -7,8 +7,9 @@ import logging
 from contextlib import AbstractContextManager
 from typing import Any
 
+from intermodal_core.background import Background
 from intermodal_core.contracts.managers.store import Scope
-from intermodal_core.errors import FailedPrecondition, NotFound
+from intermodal_core.errors import NotFound
 from intermodal_core.events import EventBus
 from intermodal_core.registry import Registry
 
@@ -27,7 +28,7 @@ class TaskTable:
         self._bus = bus
         self._tasks: dict[tuple[str, str], Task] = {}
         self._adopting: dict[tuple[str, str], asyncio.Task[None]] = {}
-        self._background: set[asyncio.Task[None]] = set()
+        self._background = Background(log)
         self._busy: AbstractContextManager[None] | None = None
 
     def has(self, scope: Scope, container: str) -> bool:
@@ -36,9 +37,7 @@ class TaskTable:
         return key in self._tasks or key in self._adopting
 
     async def _task(self, scope: Scope, container: str) -> Task:
-        if not scope.namespace:
-            raise FailedPrecondition("no namespace was given: name one (ctr and imod: -n NAMESPACE)")
-        key = (scope.namespace, container)
+        key = (scope.named, container)
         adopting = self._adopting.get(key)
         if adopting is not None:
             await asyncio.shield(adopting)
@@ -65,14 +64,3 @@ class TaskTable:
 
     async def _tell(self, scope: Scope, topic: str, message: Any) -> None:
         self._bus.publish(scope.namespace, topic, message.DESCRIPTOR.full_name, message.SerializeToString())
-
-    def _later(self, work: Any) -> asyncio.Task[None]:
-        task: asyncio.Task[None] = asyncio.get_running_loop().create_task(work)
-        self._background.add(task)
-        task.add_done_callback(self._ended)
-        return task
-
-    def _ended(self, task: asyncio.Task[None]) -> None:
-        self._background.discard(task)
-        if not task.cancelled() and task.exception() is not None:
-            log.error("in the background", exc_info=task.exception())

@@ -21,6 +21,7 @@ from intermodal_core.contracts.common import Descriptor, Mount, Usage
 from intermodal_core.contracts.content import IngestStatus
 from intermodal_core.contracts.metadata import Table, Transaction
 from intermodal_core.contracts.snapshotters import SnapshotInfo
+from intermodal_core.errors import FailedPrecondition
 
 __all__ = [
     "INTERNAL_REF",
@@ -53,6 +54,13 @@ class Scope(msgspec.Struct, frozen=True):
 
     namespace: str
     lease: str = ""
+
+    @property
+    def named(self) -> str:
+        """The namespace. Raises FailedPrecondition when there is none."""
+        if not self.namespace:
+            raise FailedPrecondition("no namespace was given: name one (ctr and imod: -n NAMESPACE)")
+        return self.namespace
 
 
 class AnyValue(msgspec.Struct, frozen=True):
@@ -289,9 +297,6 @@ class Store(Protocol):
 
     def put_image(self, tx: Transaction, image: Image) -> Image:
         """Create or update an image within a transaction (with its event); for importers."""
-
-    def delete_lease(self, tx: Transaction, namespace: str, id: str) -> None:
-        """End a lease within a transaction."""
 
     def forget_container(self, tx: Transaction, namespace: str, id: str) -> tuple[str, str] | None:
         """Drop a container and its snapshot within a transaction.
