@@ -3,7 +3,8 @@ SHELL := /bin/bash
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-PACKAGES := runc busybox-static containerd skopeo umoci buildah debootstrap docker-registry zstd iproute2
+PACKAGES := runc busybox-static containerd skopeo umoci buildah debootstrap docker-registry zstd iproute2 \
+	btrfs-progs nftables runsc containernetworking-plugins
 WORKERS ?= auto
 .DEFAULT_GOAL := help
 .PHONY: help root system venv lint proto test test-all soak demo bench clean
