@@ -19,7 +19,7 @@ from types import SimpleNamespace
 from typing import NamedTuple
 
 import pytest
-from intermodal_control.methods import Methods
+from intermodal_control.methods import methods
 
 from tests.harness.daemon import BIN, PrivateDaemon
 from tests.harness.images import Built
@@ -145,10 +145,10 @@ def test_documents_that_the_code_names_exist() -> None:
 
 
 def test_the_control_protocol_lists_every_method() -> None:
-    methods = Methods(SimpleNamespace(events=None, registry=None)).table()  # type: ignore[arg-type]
+    table = methods(SimpleNamespace(events=None, registry=None))  # type: ignore[arg-type]
     text = (ROOT / "docs/control-protocol.md").read_text().partition("## Methods")[2]
     named = {name for line in text.splitlines() if line.startswith("| `") for name in _first_cell(line)}
-    assert named == set(methods)
+    assert named == set(table)
 
 
 def _first_cell(row: str) -> list[str]:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from intermodal_core.plugin import Context, NoConfig, Plugin
 
-from intermodal_control.methods import Methods
+from intermodal_control.methods import methods
 from intermodal_control.server import Server
 
 __all__ = ["ControlService", "plugin"]
@@ -16,7 +16,7 @@ class ControlService:
     """The server's life within the daemon's."""
 
     def __init__(self, context: Context[NoConfig]) -> None:
-        self._server = Server(Methods(context).table(), context.registry.idle.busy)
+        self._server = Server(methods(context), context.registry.idle.busy)
         self._address = Path(f"{context.address}.control")
         self._core = context.registry.config.core
 
