@@ -17,7 +17,7 @@ from __future__ import annotations
 import copy
 import re
 import tomllib
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -27,6 +27,7 @@ import msgspec
 
 from intermodal_core.config_lines import KeyPath, dotted, line_of
 from intermodal_core.errors import Internal, InvalidArgument, from_os_error
+from intermodal_core.migrations import Migrated, Migration, migrate
 
 __all__ = ["VERSION", "Common", "Config", "Core", "Section", "load"]
 
@@ -71,6 +72,9 @@ class Common(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     """The keys that every [KIND.NAME] takes beside its plugin's own."""
 
     plugin: Annotated[str | None, Meta(description="Id of the plugin; unset: the section's NAME.")] = None
+    version: Annotated[
+        int, Meta(ge=1, description="Version of the plugin's own options below, as the plugin counts them.")
+    ] = 1
     distribution: Annotated[
         str | None, Meta(description="Distribution to take the plugin from, where several offer it.")
     ] = None
@@ -136,16 +140,39 @@ class Section:
         common = {key: value for key, value in self.options.items() if key in _COMMON}
         return self._config._typed(common, Common, (self.kind, self.name))
 
-    def convert(self, config_type: type[T]) -> T:
-        """The plugin's own options as `config_type`. Raises InvalidArgument for an unknown key or a wrong type."""
+    def convert(self, config_type: type[T], migrations: Sequence[Migration] = ()) -> T:
+        """The plugin's own options, brought up to date by its `migrations`, as `config_type`.
+
+        Raises InvalidArgument for an unknown key, a wrong type, and a version that is newer than the plugin's.
+        """
         hidden = _COMMON.intersection(getattr(config_type, "__struct_fields__", ()))
         if hidden:
             taken = ", ".join(sorted(hidden))
             raise Internal(
                 f"the config type of {self.kind}.{self.name} must rename {taken}: every section has that key"
             )
-        own = {key: value for key, value in self.options.items() if key not in _COMMON}
+        own = self.migrated(migrations).options
         return self._config._typed(own, config_type, (self.kind, self.name), _COMMON)
+
+    def migrated(self, migrations: Sequence[Migration]) -> Migrated:
+        """The plugin's own options in the form of its newest version. Raises InvalidArgument as `convert` does."""
+        path = (self.kind, self.name)
+        own = {key: value for key, value in self.options.items() if key not in _COMMON}
+        try:
+            return migrate(own, self.common.version, migrations)
+        except InvalidArgument as error:
+            raise InvalidArgument(f"{self._config.where((*path, 'version'))}: {dotted(path)}: {error}") from None
+
+    def notice(self, migrations: Sequence[Migration]) -> str:
+        """A sentence where keys of the section are read as others, with its place; "" where none are."""
+        migrated = self.migrated(migrations)
+        if not migrated.replaced:
+            return ""
+        place, newest = self._config.where((self.kind, self.name)), len(migrations) + 1
+        return (
+            f"{place}: {', '.join(migrated.replaced)} of [{self.kind}.{self.name}] are of version {self.common.version} and are "
+            f"read as {', '.join(migrated.new) or 'nothing'} of version {newest}; write these with version = {newest}"
+        )
 
 
 class Config:

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import msgspec
 
+from intermodal_core.migrations import Migration
+
 if TYPE_CHECKING:
     import logging
 
@@ -39,6 +41,13 @@ class Plugin(Generic[C]):
     `tables` claims top-level tables of the config by name, with their types (a struct, or a list of them for `[[NAME]]`),
     which the plugin reads with `registry.config.table(name, type)`.
 
+    `capabilities` are those of the kind's contract that it has. `annotations` are the keys of labels that it needs on what it
+    is given ("containerd.io/snapshot/cri.image-ref"), for whoever can pass them along. `exports` says more of it, by name.
+    All three are served to clients, beside what the factory exports by its context, so that nobody need know a plugin by its
+    name.
+
+    `migrations` makes options of this version of older ones, one step a version; see `intermodal_core.migrations`.
+
     An instance that is an asynchronous context manager is entered, on the daemon's loop, before it counts as ready, and left
     at the end of the daemon; of another one the method that the kind names for it is called, on a thread.
     """
@@ -51,6 +60,13 @@ class Plugin(Generic[C]):
     capabilities: tuple[str, ...] = ()
     exports: Mapping[str, str] = field(default_factory=dict)
     tables: Mapping[str, Any] = field(default_factory=dict)
+    annotations: tuple[str, ...] = ()
+    migrations: tuple[Migration, ...] = ()
+
+    @property
+    def version(self) -> int:
+        """The version of its options."""
+        return len(self.migrations) + 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +75,8 @@ class Context(Generic[C]):
 
     `root` (kept) and `state` (gone at reboot) are directories of this instance's own, made on first use by
     `root_dir()`/`state_dir()`. `address` is the daemon's main socket path. `get` returns a required plugin's instance.
+    `exports` is for what clients should know of the instance: where its data lies (`root`, which `root_dir()` sets), the path
+    of a socket or binary.
     """
 
     kind: str
@@ -71,6 +89,7 @@ class Context(Generic[C]):
     events: EventBus
     spawner: Spawner
     registry: Registry
+    exports: dict[str, str] = field(default_factory=dict)
 
     def get(self, kind: str, name: str = "") -> Any:
         """The ready instance of a plugin that this one requires; without a name, the kind's chosen one.
@@ -83,6 +102,7 @@ class Context(Generic[C]):
     def root_dir(self) -> Path:
         """The instance's own directory below the daemon's root, made with mode 0700."""
         self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self.exports["root"] = str(self.root)
         return self.root
 
     def state_dir(self) -> Path:

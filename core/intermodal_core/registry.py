@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -49,6 +49,7 @@ class Record:
     required: bool = False
     plugin: Plugin[Any] | None = None
     instance: Any = None
+    exports: Mapping[str, str] = field(default_factory=dict)
     seconds: float = 0.0
     pending: asyncio.Future[None] | None = field(default=None, repr=False)
 
@@ -265,8 +266,11 @@ class Registry:
         with self._marker.around(record.id):
             plugin = await import_plugin(record.found, kind, deadline)
         record.plugin = plugin
+        record.exports = plugin.exports
         section = self.config.section(record.kind, record.name)
-        config = section.convert(plugin.config)
+        config = section.convert(plugin.config, plugin.migrations)
+        if notice := section.notice(plugin.migrations):
+            log.warning("%s", notice)
         for requirement in plugin.requires:
             await self._require_for(record, requirement, path)
         for module in plugin.forked:
@@ -292,6 +296,7 @@ class Registry:
             limit = section.common.deadline or kind.deadline
             instance = Guard(record.id, instance, Pool(record.id, threads), limit, kind.unbounded)
         record.instance = instance
+        record.exports = {**plugin.exports, **context.exports}
         self._order.append(record)
 
     async def _require_for(self, record: Record, requirement: str, path: tuple[str, ...]) -> None:

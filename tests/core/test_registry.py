@@ -124,6 +124,22 @@ def test_nothing_is_imported_until_it_is_required(site: Site, tmp_path: Path) ->
     run(site, tmp_path, test)
 
 
+def test_what_a_plugin_exports_is_known(site: Site, tmp_path: Path) -> None:
+    """Also where its data lies, so that nobody needs to know by its name."""
+    body = "context.root_dir(); context.exports['socket'] = '/run/x'; return object()"
+    site.plugin("telling", body, options=", exports={'fixed': '1'}, annotations=('containerd.io/snapshot/x',)")
+
+    async def test(registry: Registry) -> None:
+        await registry.require("backends", "telling")
+        told = record(registry, "telling")
+        root = f"{registry.config.core.root}/backends/telling"
+        assert told.exports == {"fixed": "1", "socket": "/run/x", "root": root}
+        assert told.plugin is not None
+        assert told.plugin.annotations == ("containerd.io/snapshot/x",)
+
+    run(site, tmp_path, test)
+
+
 def test_requirements_come_first_and_end_last(site: Site, tmp_path: Path) -> None:
     order = """
 import builtins

@@ -55,7 +55,9 @@ def _check(session: Session, options: argparse.Namespace) -> int:
         for (kind, name), section in config.instances().items():
             plugin = plugins.get((kind, section.common.plugin or name))
             if plugin is not None:
-                section.convert(plugin.config)
+                section.convert(plugin.config, plugin.migrations)
+                if notice := section.notice(plugin.migrations):
+                    print(notice, file=sys.stderr)
         for name, table in tables.items():
             config.table(name, table)
     except IntermodalError as error:

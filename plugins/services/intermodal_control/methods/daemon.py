@@ -47,6 +47,8 @@ class DaemonMethods(Room):
                 "remedy": record.remedy,
                 "distribution": record.found.distribution if record.found else "",
                 "capabilities": record.plugin.capabilities if record.plugin else (),
+                "annotations": record.plugin.annotations if record.plugin else (),
+                "exports": record.exports,
                 "seconds": round(record.seconds, 4),
             }
             for record in self._registry.records()

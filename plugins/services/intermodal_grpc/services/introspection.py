@@ -61,7 +61,7 @@ class Introspection(Service):
         row = pb.Plugin(type=self._type(record), id=record.name, capabilities=_capabilities(record))
         if record.plugin is not None:
             row.requires.extend(record.plugin.requires)
-            row.exports.update(record.plugin.exports)
+            row.exports.update(_exports(record))
         if record.state in ("ready", "available"):
             here = host()
             row.platforms.append(
@@ -70,6 +70,13 @@ class Introspection(Service):
         else:
             row.init_err.CopyFrom(Status(code=_CODES[record.state], message=record.why_not()))
         return row
+
+
+def _exports(record: Record) -> dict[str, str]:
+    """What it exports, and whether it needs annotations: containerd's clients know that by the key that they look for."""
+    annotations = record.plugin.annotations if record.plugin else ()
+    needs = {"annotations": ",".join(annotations), "enable_remote_snapshot_annotations": "true"} if annotations else {}
+    return {**needs, **record.exports}
 
 
 def _capabilities(record: Record) -> tuple[str, ...]:
