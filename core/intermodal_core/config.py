@@ -80,6 +80,10 @@ class Common(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     ] = None
     enabled: Annotated[bool, Meta(description="Whether the instance may be used.")] = True
     required: Annotated[bool, Meta(description="Whether the daemon refuses to start without it.")] = False
+    guards: Annotated[
+        tuple[str, ...],
+        Meta(description="Of a required plugin of hooks: the hooks refused without it; unset: all that may deny."),
+    ] = ()
     isolation: Annotated[
         Literal["thread", "process"],
         Meta(description="Where its calls run; only a process can be ended when it hangs."),

@@ -15,13 +15,15 @@ import dataclasses
 import inspect
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from typing import Any, Literal, NamedTuple, TypeVar, overload
 
 import msgspec
 import pluggy
 
+from intermodal_core.background import Background
 from intermodal_core.calls import Pool, Statistics
+from intermodal_core.config_types import nearest
 from intermodal_core.errors import (
     AlreadyExists,
     FailedPrecondition,
@@ -32,7 +34,7 @@ from intermodal_core.errors import (
     from_os_error,
 )
 
-__all__ = ["Hooks", "hookimpl", "hookspec"]
+__all__ = ["CoreHooks", "Hooks", "hookimpl", "hookspec"]
 
 PROJECT = "intermodal"
 POLICY = "intermodal_policy"
@@ -80,6 +82,18 @@ def hookspec(
     return mark if function is None else mark(function)
 
 
+class CoreHooks:
+    """The hooks that the core itself calls."""
+
+    @hookspec(on_failure="allow")
+    def plugin_changed(self, kind: str, name: str, state: str, reason: str) -> None:
+        """Called when a plugin instance got a new state (`imod plugins ls` explains them); `reason` is "" for one that is ready."""
+
+
+#: Gives the arguments of a greeting.
+Greeting = Callable[[], Awaitable[Mapping[str, Any]]]
+
+
 class Hooks:
     """The hooks of one daemon: what is specified, who implements it, and how long it took."""
 
@@ -88,8 +102,11 @@ class Hooks:
         self._deadline = deadline
         self._threads = threads
         self._members: dict[str, _Member] = {}
-        self._expected: dict[str, list[str]] = {}
+        self._demanded: dict[str, frozenset[str]] = {}
+        self._greetings: dict[str, tuple[Greeting, float]] = {}
+        self._background = Background(log)
         self._statistics: dict[tuple[str, str], Statistics] = {}
+        self.add_specs(CoreHooks)
 
     # Registration.
 
@@ -149,6 +166,8 @@ class Hooks:
             raise AlreadyExists(f"hook plugin {name}: {error}") from error
         pool = Pool(f"hooks of {name}", threads or self._threads)
         self._members[name] = _Member(pool, required, deadline)
+        for hook in self._greetings:
+            self._begin_greeting(hook, name)
 
     def unregister(self, name: str) -> None:
         """Take a plugin's implementations out; calls under way go on. A name that is not registered is let pass."""
@@ -157,28 +176,54 @@ class Hooks:
             self._manager.unregister(name=name)
             member.pool.close()
 
-    def expect(self, hook: str, plugin: str) -> None:
-        """From now on refuse what `hook` guards while `plugin` does not implement it: config named it as required."""
-        self._expected.setdefault(hook, []).append(plugin)
+    def demand(self, plugin: str, guards: Iterable[str] = ()) -> None:
+        """From now on refuse what the hooks `guards` guard, or all that deny, while `plugin` is not registered.
 
-    def check(self) -> None:
-        """Check that every implementation has its hook. Raises InvalidArgument with the nearest name."""
-        from intermodal_core.config_types import nearest
+        A hook that is named in `guards` must be implemented by it, too.
+        """
+        self._demanded[plugin] = frozenset(guards)
 
+    def greet(self, hook: str, arguments: Greeting, extra: float = 0.0) -> None:
+        """Call `hook` once for each plugin that implements it, those that are there and those to come.
+
+        `arguments` is asked anew for each; `extra` is added to the deadline for each member of its lists, in seconds.
+        Must be called on the loop. A failure is treated as the hook states, but denies nothing: it is logged.
+        """
+        self._greetings[hook] = (arguments, extra)
+        for name in list(self._members):
+            self._begin_greeting(hook, name)
+
+    async def settled(self) -> None:
+        """When every greeting that has begun is over."""
+        await self._background.settled()
+
+    def _begin_greeting(self, hook: str, plugin: str) -> None:
+        mine = [found for found in self._implementations(hook, demanded=False) if found.plugin_name == plugin]
+        for implementation in mine:
+            self._background.begin(self._greet(hook, implementation))
+
+    async def _greet(self, hook: str, implementation: pluggy.HookImpl) -> None:
+        provide, extra = self._greetings[hook]
+        try:
+            arguments = await provide()
+            many = sum(len(value) for value in arguments.values() if isinstance(value, list))
+            await self._call(hook, implementation, arguments, extra=many * extra)
+        except IntermodalError as error:
+            log.error("%s", error)
+
+    def misspelt(self) -> Iterator[tuple[str, InvalidArgument]]:
+        """Each plugin that implements what nobody has stated, with a sentence that has the nearest name."""
         hooks = vars(self._manager.hook)
         stated = [name for name, caller in hooks.items() if caller.has_spec()]
-        for name, caller in hooks.items():
-            for implementation in caller.get_hookimpls() if name not in stated else []:
-                if not implementation.optionalhook:
-                    raise _refused(
-                        implementation.plugin_name,
-                        name,
-                        implementation.function,
-                        f"no such hook; {nearest(name, stated)}",
-                    )
+        for name, caller in list(hooks.items()):
+            for found in caller.get_hookimpls() if name not in stated else []:
+                if not found.optionalhook:
+                    why = f"no such hook; {nearest(name, stated)}"
+                    yield found.plugin_name, _refused(found.plugin_name, name, found.function, why)
 
-    def close(self) -> None:
-        """Let every thread end."""
+    async def close(self) -> None:
+        """Let every thread end; greetings that are under way are given up."""
+        await self._background.cancel()
         for name in list(self._members):
             self.unregister(name)
 
@@ -201,37 +246,53 @@ class Hooks:
             value = value if result is None else result
         return value
 
+    def implemented(self, hook: str) -> bool:
+        """Whether a call of `hook` would do anything, be it refuse: else its arguments need not be gathered."""
+        caller = getattr(self._manager.hook, hook, None)
+        return bool(self._demanded) or caller is None or bool(caller.get_hookimpls())
+
     def statistics(self) -> Mapping[tuple[str, str], Statistics]:
         """Calls, errors and seconds, by hook and plugin."""
         return self._statistics
 
-    def _implementations(self, hook: str) -> Iterator[pluggy.HookImpl]:
+    def _implementations(self, hook: str, demanded: bool = True) -> Iterator[pluggy.HookImpl]:
         caller = getattr(self._manager.hook, hook, None)
         if caller is None or not caller.has_spec():
             raise Internal(f"the hook {hook} is called and nobody has stated it")
         implementations: list[pluggy.HookImpl] = caller.get_hookimpls()
-        present = {implementation.plugin_name for implementation in implementations}
-        for plugin in self._expected.get(hook, ()):
-            if plugin not in present:
-                raise FailedPrecondition(
-                    f"{hook} is refused: the config requires {plugin} for it, which is not there or does not implement it"
-                )
+        if demanded and self._demanded:
+            self._check_demanded(hook, caller, {implementation.plugin_name for implementation in implementations})
         return reversed(implementations)
 
+    def _check_demanded(self, hook: str, caller: pluggy.HookCaller, present: set[str]) -> None:
+        for plugin, guards in self._demanded.items():
+            if (hook in guards and plugin not in present) or (
+                not guards and plugin not in self._members and _policy(caller).on_failure == "deny"
+            ):
+                raise FailedPrecondition(
+                    f"{hook} is refused: the config requires {plugin} for it, which is not there or does not implement "
+                    f"it; see imod plugins ls, or take required = true out of [{plugin}]"
+                )
+
     async def _call(
-        self, hook: str, implementation: pluggy.HookImpl, arguments: Mapping[str, Any], returns: type | None = None
+        self,
+        hook: str,
+        implementation: pluggy.HookImpl,
+        arguments: Mapping[str, Any],
+        returns: type | None = None,
+        extra: float = 0.0,
     ) -> Any:
         plugin = implementation.plugin_name
         member = self._members.get(plugin)
         if member is None:
             return None  # taken out since the call began
-        policy: _Policy = getattr(getattr(self._manager.hook, hook).spec.function, POLICY, _Policy("deny", None))
+        policy = _policy(getattr(self._manager.hook, hook))
         statistics = self._statistics.setdefault((hook, plugin), Statistics())
         missing = [name for name in implementation.argnames if name not in arguments]
         if missing:
             raise Internal(f"the hook {hook} is called without {', '.join(missing)}")
         given = [arguments[name] for name in implementation.argnames]
-        deadline = member.deadline or policy.deadline or self._deadline
+        deadline = (member.deadline or policy.deadline or self._deadline) + extra
         began = time.perf_counter()
         failure: IntermodalError | None = None
         result = None
@@ -257,6 +318,12 @@ class Hooks:
             raise failure
         log.warning("%s; passed over", failure, exc_info=failure if isinstance(failure, Internal) else None)
         return None
+
+
+def _policy(caller: pluggy.HookCaller) -> _Policy:
+    assert caller.spec is not None
+    policy: _Policy = getattr(caller.spec.function, POLICY, _Policy("deny", None))
+    return policy
 
 
 def _is_plain(function: Any) -> bool:

@@ -16,11 +16,13 @@ class Kind:
     exactly one instance is in use. `eager` kinds are made ready at start, others when first required. Calls on a
     `guarded` kind go through the core: on the plugin's own threads, timed, with a deadline in seconds that a section of
     the config may change; `unbounded` names methods that wait for the world and have none; `close` the one, if any, that
-    ends an instance. `interface` is the contract as "module:Class". `attributes` is for whoever presents kinds to others.
+    ends an instance. `interface` is the contract as "module:Class". `specs` names, likewise, the hooks that instances of the
+    kind implement. `attributes` is for whoever presents kinds to others.
     """
 
     name: str
     interface: str = ""
+    specs: str = ""
     contract: int = 1
     oldest: int = 1
     single: bool = False

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     import logging
 
     from intermodal_core.events import EventBus
+    from intermodal_core.hooks import Hooks
     from intermodal_core.registry import Registry
     from intermodal_core.spawner import Spawner
 
@@ -98,6 +99,11 @@ class Context(Generic[C]):
         `def` (then the result is awaited by `await`).
         """
         return self.registry.instance(kind, name)
+
+    @property
+    def hooks(self) -> Hooks:
+        """The daemon's hooks: a manager calls them, and states its own with `add_specs`."""
+        return self.registry.hooks
 
     def root_dir(self) -> Path:
         """The instance's own directory below the daemon's root, made with mode 0700."""

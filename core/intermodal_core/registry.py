@@ -14,12 +14,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from intermodal_core.background import Background
 from intermodal_core.calls import Guard, Pool
 from intermodal_core.discovery import Found
 from intermodal_core.errors import FailedPrecondition, IntermodalError, NotFound, PluginSkipped
+from intermodal_core.hooks import Hooks
 from intermodal_core.idle import Idle
 from intermodal_core.kinds import Kind
-from intermodal_core.loading import LoadError, Marker, construct, import_plugin
+from intermodal_core.loading import LoadError, Marker, construct, import_plugin, load_attribute
 from intermodal_core.plugin import Context, Plugin
 
 if TYPE_CHECKING:
@@ -82,12 +84,17 @@ class Registry:
         self.spawner = spawner
         self.address = address
         self.idle = Idle()
+        self.hooks = Hooks()
+        for kind in self.kinds.values():
+            if kind.specs:
+                self.hooks.add_specs(load_attribute(kind.specs))
         self._core = config.core
         self._state = Path(config.core.state)
         self._marker = Marker(self._state / "initialising")
         self._records: dict[tuple[str, str], Record] = {}
         self._order: list[Record] = []
         self._waits: dict[str, str] = {}
+        self._background = Background(log)
         self._discover(list(found))
 
     # What there is.
@@ -102,7 +109,9 @@ class Registry:
         instances = {key: key[1] for key in offers}
         instances.update({key: section.common.plugin or key[1] for key, section in sections.items()})
         for (kind, name), plugin_id in sorted(instances.items()):
-            self._records[kind, name] = self._examine(kind, name, plugin_id, offers.get((kind, plugin_id), []))
+            self._records[kind, name] = record = self._examine(kind, name, plugin_id, offers.get((kind, plugin_id), []))
+            if record.required and self.kinds[kind].specs:
+                self.hooks.demand(record.id, self.config.section(kind, name).common.guards)
 
     def _examine(self, kind: str, name: str, plugin_id: str, offers: list[Found]) -> Record:
         common = self.config.section(kind, name).common
@@ -193,8 +202,12 @@ class Registry:
                 if record.state == "available":
                     await self._ready(record)
         for record in self._records.values():
-            if record.required:
+            # What required hooks guard is refused without them; the rest is served.
+            if record.required and not self.kinds[record.kind].specs:
                 await self.require(record.kind, record.name)
+        for id, error in self.hooks.misspelt():  # all that state hooks have done so
+            self.hooks.unregister(id)
+            _set(self.find(*id.split(".", 1)), "failed", "no_such_hook", str(error), "update it, or the daemon")
         counts: dict[str, int] = {}
         for record in self._records.values():
             counts[record.state] = counts.get(record.state, 0) + 1
@@ -249,8 +262,18 @@ class Registry:
             _set(record, "failed", "raised", f"raised {type(error).__name__}: {error}")
         finally:
             record.seconds = time.perf_counter() - began
+            self._tell(record)
             record.pending.set_result(None)
             record.pending = None
+
+    def _tell(self, record: Record) -> None:
+        """Let hooks hear of a new state; nobody waits for them."""
+        if self.hooks.implemented("plugin_changed"):
+            self._background.begin(
+                self.hooks.notify(
+                    "plugin_changed", kind=record.kind, name=record.name, state=record.state, reason=record.reason
+                )
+            )
 
     def _awaited_by(self, record: Record, path: tuple[str, ...]) -> bool:
         """Whether `record`, being made ready, waits for one in `path`, itself or through others."""
@@ -291,6 +314,11 @@ class Registry:
             instance = await construct(plugin, context, kind, deadline)
         if hasattr(instance, "__aenter__"):
             await instance.__aenter__()
+        if kind.specs:
+            common = section.common
+            self.hooks.register(
+                record.id, instance, required=common.required, deadline=common.deadline, threads=common.threads
+            )
         if kind.guarded:
             threads = section.common.threads or kind.threads
             limit = section.common.deadline or kind.deadline
@@ -322,6 +350,8 @@ class Registry:
 
     async def stop(self) -> None:
         """End what is ready, in reverse order; one that does not end in time is logged and left."""
+        await self._background.cancel()
+        await self.hooks.close()
         for record in reversed(self._order):
             instance = record.instance.instance if isinstance(record.instance, Guard) else record.instance
             try:

@@ -42,7 +42,7 @@ def hooks() -> Iterator[Hooks]:
     hooks = Hooks(deadline=10)
     hooks.add_specs(Specs)
     yield hooks
-    hooks.close()
+    asyncio.run(hooks.close())
 
 
 def plugin(**functions: Any) -> SimpleNamespace:
@@ -238,13 +238,14 @@ def test_names_and_plugins_are_registered_once(hooks: Hooks) -> None:
     hooks.unregister("none")
 
 
-def test_check_finds_a_misspelt_hook(hooks: Hooks) -> None:
+def test_a_misspelt_hook_is_found(hooks: Hooks) -> None:
     hooks.register("fine", adder("x"))
     hooks.register("optional", SimpleNamespace(other=hookimpl(optionalhook=True)(lambda value: None)))
-    hooks.check()
+    assert list(hooks.misspelt()) == []
     hooks.register("typo", plugin(adjsut=lambda value: None))
-    with pytest.raises(InvalidArgument, match=r'hook adjsut\(value\) of typo: no such hook; did you mean "adjust"'):
-        hooks.check()
+    [(name, error)] = hooks.misspelt()
+    assert name == "typo"
+    assert str(error) == 'hook adjsut(value) of typo: no such hook; did you mean "adjust"?'
 
 
 @pytest.mark.parametrize("option", ["firstresult", "historic"])
@@ -263,7 +264,8 @@ def test_a_coroutine_spec_is_refused() -> None:
 
 
 def test_a_required_plugin_that_is_absent_refuses_what_it_guards(hooks: Hooks) -> None:
-    hooks.expect("adjust", "guard")
+    hooks.demand("guard", ["adjust"])
+    asyncio.run(hooks.notify("told", what="not guarded"))
     with pytest.raises(FailedPrecondition, match="adjust is refused: the config requires guard"):
         change(hooks, Value())
     hooks.register("guard", adder("ok"))
@@ -271,6 +273,71 @@ def test_a_required_plugin_that_is_absent_refuses_what_it_guards(hooks: Hooks) -
     hooks.unregister("guard")
     with pytest.raises(FailedPrecondition):
         change(hooks, Value())
+
+
+def test_a_required_plugin_without_guards_is_missed_by_every_hook_that_denies(hooks: Hooks) -> None:
+    hooks.demand("guard")
+    with pytest.raises(FailedPrecondition, match="adjust is refused"):
+        change(hooks, Value())
+    asyncio.run(hooks.notify("told", what="its failures are allowed"))
+    hooks.register("guard", plugin(told=lambda what: None))
+    assert change(hooks, Value(["kept"])).parts == ["kept"]
+
+
+def test_each_plugin_is_greeted_once_when_it_is_there(hooks: Hooks) -> None:
+    heard: list[tuple[str, str]] = []
+    asked = iter(("first", "second", "third"))
+
+    async def provide() -> dict[str, Any]:
+        return {"what": next(asked)}
+
+    async def main() -> None:
+        hooks.register("early", plugin(told=lambda what: heard.append(("early", what))))
+        hooks.register("deaf", adder("x"))
+        hooks.greet("told", provide)
+        hooks.register("late", plugin(told=lambda what: heard.append(("late", what))))
+        await hooks.settled()
+
+    asyncio.run(main())
+    assert heard == [("early", "first"), ("late", "second")]
+
+
+def test_a_greeting_has_a_longer_deadline_for_longer_lists(hooks: Hooks, caplog: pytest.LogCaptureFixture) -> None:
+    release = threading.Event()
+    done: list[int] = []
+
+    def told(what: list[int]) -> None:
+        assert release.wait(30)
+        done.append(len(what))
+
+    async def provide() -> dict[str, Any]:
+        return {"what": [1] * 1000}
+
+    async def main() -> None:
+        hooks.register("slow", plugin(told=told), deadline=0.001)
+        hooks.greet("told", provide, extra=0.02)
+        asyncio.get_running_loop().call_later(0.1, release.set)
+        await hooks.settled()
+
+    asyncio.run(main())
+    assert done == [1000]
+    assert caplog.text == ""
+
+
+def test_a_greeting_that_fails_is_logged_and_denies_nothing(hooks: Hooks, caplog: pytest.LogCaptureFixture) -> None:
+    def told(what: str) -> None:
+        raise PermissionDenied("not today")
+
+    async def provide() -> dict[str, Any]:
+        return {"what": "x"}
+
+    async def main() -> None:
+        hooks.register("p", plugin(told=told), required=True)
+        hooks.greet("told", provide)
+        await hooks.settled()
+
+    asyncio.run(main())
+    assert "hook told of p: not today" in caplog.text
 
 
 def test_a_hook_that_nobody_stated_is_a_defect(hooks: Hooks) -> None:
@@ -286,7 +353,7 @@ def test_specs_that_an_earlier_implementation_does_not_fit_are_refused() -> None
     hooks.register("early", plugin(told=lambda color: None))
     with pytest.raises(InvalidArgument, match=r"hooks of .*color"):
         hooks.add_specs(Specs)
-    hooks.close()
+    asyncio.run(hooks.close())
 
 
 def test_what_cannot_be_encoded_is_copied_as_it_is(hooks: Hooks) -> None:

@@ -5,7 +5,7 @@ The attribute `containerd` is the plugin type that clients of containerd's intro
 
 from intermodal_core.kinds import Kind
 
-__all__ = ["CONTENT", "DIFFERS", "MANAGERS", "METADATA", "NETWORKS", "RUNTIMES", "SERVICES", "SNAPSHOTTERS"]
+__all__ = ["CONTENT", "DIFFERS", "HOOKS", "MANAGERS", "METADATA", "NETWORKS", "RUNTIMES", "SERVICES", "SNAPSHOTTERS"]
 
 CONTENT = Kind(
     "content",
@@ -44,5 +44,6 @@ RUNTIMES = Kind(
     attributes={"containerd": "io.containerd.runtime.v2"},
 )
 NETWORKS = Kind("networks", "intermodal_core.contracts.networks:Network")
+HOOKS = Kind("hooks", specs="intermodal_core.contracts.hooks:ContainerHooks", guarded=False, eager=True)
 MANAGERS = Kind("managers", guarded=False, eager=True, attributes={"containerd": "io.containerd.service.v1"})
 SERVICES = Kind("services", guarded=False, eager=True, attributes={"containerd": "io.containerd.grpc.v1"})

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -63,7 +64,16 @@ class Containers:
         def create(tx: Transaction) -> Container:
             return self.insert(tx, scope, container)
 
-        return await self._store.write(create)
+        async with self.announced(msgspec.structs.replace(container, namespace=namespace)):
+            return await self._store.write(create)
+
+    @asynccontextmanager
+    async def announced(self, container: Container) -> AsyncIterator[None]:
+        """Around what records a container: the hooks before and after it are called."""
+        hooks = self._store.registry.hooks
+        await hooks.notify("before_create", container=container.info)
+        yield
+        await hooks.notify("after_create", container=container.info)
 
     def insert(self, tx: Transaction, scope: Scope, container: Container) -> Container:
         """Record one within a transaction, with its event."""

@@ -13,6 +13,7 @@ from intermodal_core.contracts.runtimes import ProcessState
 from intermodal_core.errors import IntermodalError, NotFound
 from intermodal_core.filters import compile_filters, resolver_of
 
+from intermodal_tasks.moments import STOPPING
 from intermodal_tasks.table import TaskTable
 
 __all__ = ["ProcessCalls"]
@@ -39,6 +40,8 @@ class ProcessCalls(TaskTable):
         process = self._process(task, exec_id)
         if process.exit is not None and not all:
             raise NotFound(f"the process {exec_id or container} has ended")
+        if not exec_id and signal in STOPPING:
+            await self._moments.stopping(scope.namespace, container, signal)
         await task.runtime.kill(task.ref, signal, exec_id, all)
 
     async def resize(self, scope: Scope, container: str, width: int, height: int, exec_id: str = "") -> None:

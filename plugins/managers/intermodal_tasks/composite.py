@@ -25,6 +25,7 @@ from intermodal_oci.spec import build_process
 from intermodal_tasks.containers import Containers
 from intermodal_tasks.creation import Creation, attachment
 from intermodal_tasks.manager import Tasks
+from intermodal_tasks.moments import STOPPING, Moments
 from intermodal_tasks.process import RunningProcess
 from intermodal_tasks.specs import Lookups
 from intermodal_tasks.tables import RUNS, RunRow
@@ -55,6 +56,7 @@ class Composite(Containers):
     ) -> None:
         super().__init__(tasks, store, logs)
         self._creation = creation
+        self._moments = Moments(registry.hooks, store)
         self._registry = registry
         self._lookups = lookups
         self._log_options = log_options
@@ -244,7 +246,10 @@ class Composite(Containers):
         if state.status == "paused":
             await self._tasks.resume(scope, record.id)
         try:
-            await self._tasks.kill(scope, record.id, row.stop_signal if row else signal.SIGTERM)
+            stop_signal = row.stop_signal if row else signal.SIGTERM
+            if stop_signal not in STOPPING:
+                await self._moments.stopping(scope.namespace, record.id, stop_signal)
+            await self._tasks.kill(scope, record.id, stop_signal)
             async with asyncio.timeout(timeout):
                 return (await self._ended(scope, record.id)).status
         except TimeoutError:

@@ -7,6 +7,7 @@ import secrets
 import time
 
 import msgspec
+from intermodal_core.contracts.hooks import NetworkInfo
 from intermodal_core.contracts.managers.images import Images
 from intermodal_core.contracts.managers.policy import Policy
 from intermodal_core.contracts.managers.store import Container, Scope, Store
@@ -138,7 +139,8 @@ class Creation:
             return self._store.containers.insert(tx, scope, building.container)
 
         try:
-            stored = await self._operations.run("containers.create", state, record)
+            async with self._store.containers.announced(container):
+                stored = await self._operations.run("containers.create", state, record)
         finally:
             del self._building[key]
         return stored, looked
@@ -155,8 +157,12 @@ class Creation:
     async def _attach(self, state: _Create) -> None:
         network = await self._registry.require("networks", state.network)
         building = self._building[state.namespace, state.id]
+        about = NetworkInfo(state.network)
+        await self._registry.hooks.notify("before_attach", container=building.container.info, network=about)
         building.network = await network.attach(attachment(state))
         state.network_result = building.network.result
+        about = NetworkInfo(state.network, netns=building.network.netns, addresses=building.network.addresses)
+        await self._registry.hooks.notify("after_attach", container=building.container.info, network=about)
 
     async def _detach(self, state: _Create) -> None:
         network = await self._registry.require("networks", state.network)

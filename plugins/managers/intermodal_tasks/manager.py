@@ -33,6 +33,7 @@ from intermodal_operations import Operation, Runner, Step
 
 from intermodal_tasks import bundle
 from intermodal_tasks.calls import ProcessCalls
+from intermodal_tasks.moments import Moments
 from intermodal_tasks.tables import ALL, TASKS, TaskRow
 from intermodal_tasks.task import Process, Task
 
@@ -61,7 +62,7 @@ class Tasks(ProcessCalls):
     """
 
     def __init__(self, store: Store, registry: Registry, bus: EventBus, bundles: Path) -> None:
-        super().__init__(registry, bus)
+        super().__init__(registry, bus, Moments(registry.hooks, store))
         store.declare(*ALL)
         self._store = store
         self._bundles = bundles
@@ -114,7 +115,8 @@ class Tasks(ProcessCalls):
         container = await self._store.containers.get(Scope(state.namespace), state.id)
         if container.spec is None:
             raise InvalidArgument(f"the container {state.id} has no spec")
-        bundle.make(state.bundle, state.id, container.spec.value)
+        spec = await self._moments.adjusted(state.namespace, state.id, container.spec)
+        bundle.make(state.bundle, state.id, spec)
 
     async def _remove_bundle(self, state: _Create) -> None:
         await asyncio.to_thread(bundle.remove, state.bundle)
@@ -191,6 +193,8 @@ class Tasks(ProcessCalls):
         """Start a process; `also` joins the transaction that records init's start."""
         task = await self._task(scope, container)
         process = self._process(task, exec_id)
+        if not exec_id:
+            await self._moments.tell("before_start", scope.namespace, container)
         process.told.clear()
         try:
             process.pid = await task.runtime.start(task.ref, exec_id)
@@ -212,6 +216,8 @@ class Tasks(ProcessCalls):
                 task.row = row
         finally:
             process.told.set()
+        if not exec_id:
+            await self._moments.tell("after_start", scope.namespace, container, pid=process.pid)
         return process.pid
 
     async def exec(self, scope: Scope, container: str, exec_id: str, process: bytes, stdio: Stdio) -> None:
@@ -270,8 +276,11 @@ class Tasks(ProcessCalls):
 
             await self._store.write(record)
         process.ended.set()
-        if not process.exec_id and self.on_exit is not None:
-            self._background.begin(self.on_exit(scope, task.ref.id, ended))
+        if not process.exec_id:
+            # First, since it looks at the record, which may go with what follows.
+            self._background.begin(self._moments.ended(scope.namespace, task.ref.id, ended.status))
+            if self.on_exit is not None:
+                self._background.begin(self.on_exit(scope, task.ref.id, ended))
 
     async def wait(self, scope: Scope, container: str, exec_id: str = "") -> Exit:
         """When the process has ended."""
@@ -305,6 +314,7 @@ class Tasks(ProcessCalls):
         """When all are taken up, all at once, each with its deadline, and what was half-made is ended."""
         await self.operations.recover(_ADOPT)
         await asyncio.gather(*self._adopting.values(), return_exceptions=True)
+        self._moments.greet(lambda: list(self._tasks))
 
     async def _adopt(self, row: TaskRow) -> None:
         key = (row.namespace, row.id)

@@ -13,6 +13,7 @@ from intermodal_core.errors import NotFound
 from intermodal_core.events import EventBus
 from intermodal_core.registry import Registry
 
+from intermodal_tasks.moments import Moments
 from intermodal_tasks.task import Process, Task
 
 __all__ = ["TaskTable"]
@@ -23,9 +24,10 @@ log = logging.getLogger("intermodal.tasks")
 class TaskTable:
     """Finds tasks by namespace and container; one that is being taken up after a restart is waited for."""
 
-    def __init__(self, registry: Registry, bus: EventBus) -> None:
+    def __init__(self, registry: Registry, bus: EventBus, moments: Moments) -> None:
         self._registry = registry
         self._bus = bus
+        self._moments = moments
         self._tasks: dict[tuple[str, str], Task] = {}
         self._adopting: dict[tuple[str, str], asyncio.Task[None]] = {}
         self._background = Background(log)

@@ -19,6 +19,7 @@ import msgspec
 
 from intermodal_core.contracts.common import Descriptor, Mount, Usage
 from intermodal_core.contracts.content import IngestStatus
+from intermodal_core.contracts.hooks import ContainerInfo
 from intermodal_core.contracts.metadata import Table, Transaction
 from intermodal_core.contracts.snapshotters import SnapshotInfo
 from intermodal_core.errors import FailedPrecondition
@@ -116,6 +117,12 @@ class Container(msgspec.Struct, frozen=True):
     sandbox: str = ""
     choice: Choice | None = None
 
+    @property
+    def info(self) -> ContainerInfo:
+        """What hooks are told of it."""
+        runtime = self.choice.instance if self.choice else self.runtime
+        return ContainerInfo(self.namespace, self.id, self.image, self.labels, runtime, self.snapshotter)
+
 
 class ContentInfo(msgspec.Struct, frozen=True):
     """A blob as one namespace sees it."""
@@ -175,6 +182,9 @@ class Containers(Protocol):
 
     def insert(self, tx: Transaction, scope: Scope, container: Container) -> Container:
         """`create` within a transaction; the choice must be made."""
+
+    def announced(self, container: Container) -> AbstractAsyncContextManager[None]:
+        """Around what uses `insert`: calls the hooks before and after it, as `create` does. Raises what a hook denies with."""
 
     async def update(self, scope: Scope, container: Container, fields: Sequence[str] = ()) -> Container: ...
     async def delete(self, scope: Scope, id: str) -> None: ...
