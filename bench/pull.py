@@ -4,39 +4,26 @@ from __future__ import annotations
 
 import os
 import random
-import shutil
-import socket
-import subprocess
-import time
-import urllib.error
-import urllib.request
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 
 from bench.figures import Figure
 from bench.measuring import Bench, milliseconds, take_turns
-from bench.peers import Peer, forget_images, run
+from bench.peers import Peer, forget_images
 from tests.harness.images import Entry, layer_tar, write_image
+from tests.harness.registry import push_archive, registry
 
 _LAYERS = 4
 _FILES = 16_000
 _BIG = 120_000_000
-_REGISTRY = """version: 0.1
-log: {{level: error, accesslog: {{disabled: true}}}}
-storage: {{filesystem: {{rootdirectory: {root}}}}}
-http: {{addr: "{address}"}}
-"""
 
 
 def pull(bench: Bench) -> list[Figure]:
     """`ctr images pull` of 16,000 small files and 120 MB in big ones, in four layers; each time from nothing."""
-    if shutil.which("docker-registry") is None:
-        raise RuntimeError("Debian's docker-registry is missing: apt-get install docker-registry")
     figure = Figure("pull and unpack, ctr images pull", "s", targets={bench.reference: 0.75})
     with ExitStack() as stack:
-        address = stack.enter_context(_registry(bench.directory / "registry"))
+        address = stack.enter_context(registry(bench.directory / "registry")).address
         reference = f"{address}/bench:latest"
         _push(bench.directory, reference)
         samplers = {}
@@ -59,7 +46,7 @@ def _push(directory: Path, reference: str) -> None:
     archive = directory / "image.tar"
     write_image(archive, [_layer(number) for number in range(_LAYERS)])
     try:
-        run(["skopeo", "copy", "--dest-tls-verify=false", f"oci-archive:{archive}", f"docker://{reference}"])
+        push_archive(archive, reference)
     finally:
         archive.unlink()
 
@@ -79,41 +66,3 @@ def _layer(number: int) -> bytes:
         data = chance.randbytes(_BIG // _LAYERS // 3 // 2).hex().encode()
         entries.append(Entry(f"usr/lib/{number}/big{index}", data, mode=0o644))
     return layer_tar(entries)
-
-
-@contextmanager
-def _registry(directory: Path) -> Iterator[str]:
-    """Debian's docker-registry on the loopback; its address."""
-    directory.mkdir()
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{free.getsockname()[1]}"
-    config = directory / "config.yml"
-    config.write_text(_REGISTRY.format(root=directory / "data", address=address))
-    with open(directory / "log", "ab") as log:
-        server = subprocess.Popen(
-            ["docker-registry", "serve", str(config)],
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-            start_new_session=True,
-        )
-    try:
-        _await(server, f"http://{address}/v2/", directory / "log")
-        yield address
-    finally:
-        server.kill()
-        server.wait()
-        shutil.rmtree(directory)
-
-
-def _await(server: subprocess.Popen[bytes], url: str, log: Path) -> None:
-    deadline = time.monotonic() + 20
-    while True:
-        try:
-            with urllib.request.urlopen(url, timeout=5):
-                return
-        except (urllib.error.URLError, OSError):
-            if server.poll() is not None or time.monotonic() > deadline:
-                raise RuntimeError(f"docker-registry does not answer:\n{log.read_text()[-1000:]}") from None
-            time.sleep(0.05)

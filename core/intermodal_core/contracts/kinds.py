@@ -5,7 +5,18 @@ The attribute `containerd` is the plugin type that clients of containerd's intro
 
 from intermodal_core.kinds import Kind
 
-__all__ = ["CONTENT", "DIFFERS", "HOOKS", "MANAGERS", "METADATA", "NETWORKS", "RUNTIMES", "SERVICES", "SNAPSHOTTERS"]
+__all__ = [
+    "CONTENT",
+    "DIFFERS",
+    "HOOKS",
+    "IMAGE_SOURCES",
+    "MANAGERS",
+    "METADATA",
+    "NETWORKS",
+    "RUNTIMES",
+    "SERVICES",
+    "SNAPSHOTTERS",
+]
 
 CONTENT = Kind(
     "content",
@@ -35,6 +46,13 @@ DIFFERS = Kind(
     "intermodal_core.contracts.differs:Differ",
     deadline=3600,
     attributes={"containerd": "io.containerd.differ.v1"},
+)
+IMAGE_SOURCES = Kind(
+    "image_sources",
+    "intermodal_core.contracts.image_sources:ImageSource",
+    single=True,
+    unbounded=("fetch", "push"),
+    deadline=300,
 )
 RUNTIMES = Kind(
     "runtimes",
