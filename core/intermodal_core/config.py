@@ -9,7 +9,7 @@
 
 Any other table belongs to a plugin that claims it by name, and is read with `Config.table`. Unknown keys, wrong types
 and names of what is not installed are InvalidArgument: file and line, key, what was expected, the nearest valid name.
-`permissive` makes warnings of the unknown ones.
+`permissive` makes warnings of them, and goes on without.
 """
 
 from __future__ import annotations
@@ -17,17 +17,20 @@ from __future__ import annotations
 import copy
 import re
 import tomllib
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 import msgspec
 
 from intermodal_core.config_lines import KeyPath, dotted, line_of
 from intermodal_core.errors import Internal, InvalidArgument, from_os_error
 from intermodal_core.migrations import Migrated, Migration, migrate
+
+if TYPE_CHECKING:
+    from intermodal_core.plugin import Plugin
 
 __all__ = ["VERSION", "Common", "Config", "Core", "Section", "load"]
 
@@ -180,10 +183,13 @@ class Section:
 
 
 class Config:
-    """What was read: `core`; the other top-level `tables`, as read; `warnings` where unknown keys were let pass."""
+    """What was read: `core`; the other top-level `tables`, as read; `warnings` of mistakes that were let pass, and
+    `notices` of options in an older form.
+    """
 
     def __init__(self, data: dict[str, Any], sources: _Sources, permissive: bool = False) -> None:
         self.warnings: list[str] = []
+        self.notices: list[str] = []
         self._permissive = permissive
         self._sources = sources
         self.tables = {
@@ -248,6 +254,33 @@ class Config:
                     hint = nearest(plugin or name, known[key])
                     self._unknown(path, f'no plugin "{plugin or name}" of the kind {key} is installed; {hint}')
 
+    def check(self, known: Mapping[str, Collection[str]], plugins: Mapping[tuple[str, str], Plugin[Any]]) -> None:
+        """Check all of it: names, the tables that `plugins` (by kind and id) claim, their sections, and what they check.
+
+        Sections of plugins that are not among them, because they are off or broken, keep their own keys to themselves.
+        Raises InvalidArgument for the first mistake; with `permissive` what is not known is a warning.
+        """
+        tables = {name: annotation for plugin in plugins.values() for name, annotation in plugin.tables.items()}
+        self.check_names(known, tables)
+        for name, annotation in tables.items():
+            self.table(name, annotation)
+        names = {kind: set(ids) for kind, ids in known.items()}
+        for (kind, name), section in self._instances.items():
+            if kind not in known:
+                continue
+            plugin = plugins.get((kind, section.common.plugin or name))
+            if not section.common.enabled:
+                names[kind].discard(name)
+                continue
+            names[kind].add(name)
+            if plugin is not None:
+                self._let_pass(section.convert, plugin.config, plugin.migrations)
+                if notice := section.notice(plugin.migrations):
+                    self.notices.append(notice)
+        for plugin in plugins.values():
+            if plugin.check is not None:
+                self._let_pass(plugin.check, self, names)
+
     def where(self, path: KeyPath) -> str:
         """The origin of a value: `file:line`, `flag --name` or `default`."""
         depth = next((index for index, part in enumerate(path) if isinstance(part, int)), len(path))
@@ -265,35 +298,58 @@ class Config:
     # Checks.
 
     def _unknown(self, path: KeyPath, sentence: str) -> None:
-        message = f"{self._sources.where(path)}: {sentence}"
+        self._mistake(f"{self._sources.where(path)}: {sentence}")
+
+    def _mistake(self, message: str) -> None:
         if not self._permissive:
             raise InvalidArgument(message)
         if message not in self.warnings:
             self.warnings.append(message)
+
+    def _let_pass(self, check: Callable[..., Any], *arguments: Any) -> None:
+        """Make a check whose errors are warnings where mistakes are; a defect of the plugin's is for its row to tell."""
+        try:
+            check(*arguments)
+        except InvalidArgument as error:
+            self._mistake(str(error))
+        except Internal:
+            pass
 
     def _typed(self, data: Any, annotation: type[T], path: KeyPath, beside: Collection[str] = ()) -> T:
         """`data`, found at `path`, as `annotation`; `beside` are further names that a key may have been meant for."""
         from intermodal_core.config_types import explain, nearest, unknown_keys
 
         unknown = list(unknown_keys(data, annotation))
-        if unknown:
-            data = copy.deepcopy(data)
         for (*above, key), names in unknown:
             owner = f"[{dotted((*path, *above))}]" if path or above else "the core"
             hint = nearest(str(key), {*names, *(beside if not above else ())})
             if path and key in Core.__struct_fields__ and "mean" not in hint:
                 hint = "it belongs at the top of the file, before the first [table]"
             self._unknown((*path, *above, key), f'{owner} has no key "{key}"; {hint}')
-            holder = data
-            for part in above:
-                holder = holder[part]
-            del holder[key]
-        try:
-            return msgspec.convert(data, annotation)
-        except msgspec.ValidationError as error:
-            inner, sentence = explain(error, data, annotation)
+            data = _without(data, (*above, key))
+        while True:
+            try:
+                return msgspec.convert(data, annotation)
+            except msgspec.ValidationError as error:
+                inner, sentence = explain(error, data, annotation)
             full = (*path, *inner)
-            raise InvalidArgument(f"{self._sources.where(full)}: {dotted(full) or 'the file'}: {sentence}") from None
+            message = f"{self._sources.where(full)}: {dotted(full) or 'the file'}: {sentence}"
+            if not inner:
+                raise InvalidArgument(message)
+            self._mistake(message)
+            try:
+                data = _without(data, inner)
+            except (LookupError, TypeError):
+                raise InvalidArgument(message) from None
+
+
+def _without(data: Any, path: KeyPath) -> Any:
+    """A copy that lacks the key, or the element of a list, at `path`."""
+    data = holder = copy.deepcopy(data)
+    for part in path[:-1]:
+        holder = holder[part]
+    del holder[path[-1]]
+    return data
 
 
 def _is_table(value: Any) -> bool:
@@ -312,14 +368,17 @@ def load(path: Path | None, overrides: Mapping[str, Any] | None = None, *, permi
     sources = _Sources()
     if path is not None:
         _read(path, data, sources, ())
-        if "version" not in data:
+        if "version" not in data and not permissive:
             raise InvalidArgument(f"{path}: the key version is missing: write version = {VERSION} as the first line")
     for key, value in (overrides or {}).items():
         nested: Any = value
         for part in reversed(key.split(".")):
             nested = {part: nested}
         sources.merge(data, nested, f"flag --{key.replace('_', '-')}")
-    return Config(data, sources, permissive)
+    config = Config(data, sources, permissive)
+    if path is not None and "version" not in data:
+        config.warnings.append(f"{path}: the key version is missing; it is read as version {VERSION}")
+    return config
 
 
 def _read(path: Path, data: dict[str, Any], sources: _Sources, importers: tuple[str, ...]) -> None:

@@ -86,16 +86,12 @@ class Daemon:
         core = self.config.core
         self._lock(Path(core.root), "root")
         self._lock(Path(core.state), "state")
-        for warning in self.config.warnings:
-            log.warning("%s", warning)
         spawner = Spawner()
         events = EventBus(Path(core.root) / "events", core.journal_bytes)
         address = core.address or str(Path(core.state) / "intermodal.sock")
         registry = Registry(*self._discover(), self.config, events, spawner, address)
-        self.config.check_names(registry.names())
         try:
             await registry.start()
-            self.config.check_names(registry.names(), registry.tables())
             gc.collect()
             gc.freeze()
             if self.exit_idle:

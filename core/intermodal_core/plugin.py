@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
@@ -14,6 +14,7 @@ from intermodal_core.migrations import Migration
 if TYPE_CHECKING:
     import logging
 
+    from intermodal_core.config import Config
     from intermodal_core.events import EventBus
     from intermodal_core.hooks import Hooks
     from intermodal_core.registry import Registry
@@ -49,6 +50,9 @@ class Plugin(Generic[C]):
 
     `migrations` makes options of this version of older ones, one step a version; see `intermodal_core.migrations`.
 
+    `check(config, names)` looks at what types cannot say, of the whole config, before any of it is in force; `names` are those of
+    the instances in use, by kind. It is pure, and raises InvalidArgument with the place that `config.where` tells.
+
     An instance that is an asynchronous context manager is entered, on the daemon's loop, before it counts as ready, and left
     at the end of the daemon; of another one the method that the kind names for it is called, on a thread.
     """
@@ -61,6 +65,7 @@ class Plugin(Generic[C]):
     capabilities: tuple[str, ...] = ()
     exports: Mapping[str, str] = field(default_factory=dict)
     tables: Mapping[str, Any] = field(default_factory=dict)
+    check: Callable[[Config, Mapping[str, Collection[str]]], None] | None = None
     annotations: tuple[str, ...] = ()
     migrations: tuple[Migration, ...] = ()
 

@@ -14,8 +14,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+import msgspec
+
 from intermodal_core.background import Background
 from intermodal_core.calls import Guard, Pool
+from intermodal_core.config import Config, Section
 from intermodal_core.discovery import Found
 from intermodal_core.errors import FailedPrecondition, IntermodalError, NotFound, PluginSkipped
 from intermodal_core.hooks import Hooks
@@ -25,7 +28,6 @@ from intermodal_core.loading import LoadError, Marker, construct, import_plugin,
 from intermodal_core.plugin import Context, Plugin
 
 if TYPE_CHECKING:
-    from intermodal_core.config import Config
     from intermodal_core.events import EventBus
     from intermodal_core.spawner import Spawner
 
@@ -44,6 +46,7 @@ class Record:
     name: str
     plugin_id: str
     found: Found | None
+    section: Section = field(repr=False)
     state: State = "available"
     code: str = ""
     reason: str = ""
@@ -51,6 +54,7 @@ class Record:
     required: bool = False
     plugin: Plugin[Any] | None = None
     instance: Any = None
+    options: Mapping[str, Any] = field(default_factory=dict)
     exports: Mapping[str, str] = field(default_factory=dict)
     seconds: float = 0.0
     pending: asyncio.Future[None] | None = field(default=None, repr=False)
@@ -92,6 +96,7 @@ class Registry:
         self._state = Path(config.core.state)
         self._marker = Marker(self._state / "initialising")
         self._records: dict[tuple[str, str], Record] = {}
+        self._variants: dict[tuple[str, str, str, bytes], Record] = {}
         self._order: list[Record] = []
         self._waits: dict[str, str] = {}
         self._background = Background(log)
@@ -100,27 +105,32 @@ class Registry:
     # What there is.
 
     def _discover(self, found: list[Found]) -> None:
-        offers: dict[tuple[str, str], list[Found]] = {}
-        for point in found:
-            if point.group in self.kinds:
-                offers.setdefault((point.group, point.name), []).append(point)
+        self._offers = offers = _offers(found, self.kinds)
         self._installed = {kind: {name for group, name in offers if group == kind} for kind in self.kinds}
         sections = {key: section for key, section in self.config.instances().items() if key[0] in self.kinds}
         instances = {key: key[1] for key in offers}
         instances.update({key: section.common.plugin or key[1] for key, section in sections.items()})
         for (kind, name), plugin_id in sorted(instances.items()):
-            self._records[kind, name] = record = self._examine(kind, name, plugin_id, offers.get((kind, plugin_id), []))
+            self._records[kind, name] = record = self._examine(self.config.section(kind, name), plugin_id)
             if record.required and self.kinds[kind].specs:
                 self.hooks.demand(record.id, self.config.section(kind, name).common.guards)
 
-    def _examine(self, kind: str, name: str, plugin_id: str, offers: list[Found]) -> Record:
-        common = self.config.section(kind, name).common
+    def _examine(self, section: Section, plugin_id: str) -> Record:
+        kind, name, common = section.kind, section.name, section.common
         wanted = common.distribution
+        offers = self._offers.get((kind, plugin_id), [])
         chosen = [offer for offer in offers if not wanted or offer.distribution == wanted]
-        record = Record(kind, name, plugin_id, chosen[0] if len(chosen) == 1 else None)
+        record = Record(kind, name, plugin_id, chosen[0] if len(chosen) == 1 else None, section)
         record.required = common.required
         if not common.enabled:
-            _set(record, "disabled", "config", "switched off in the config", f"set enabled = true in [{record.id}]")
+            where = self.config.where((kind, name, "enabled"))
+            _set(
+                record,
+                "disabled",
+                "config",
+                f"switched off in the config ({where})",
+                f"set enabled = true in [{record.id}]",
+            )
         elif common.isolation == "process":
             _set(
                 record,
@@ -152,7 +162,7 @@ class Registry:
                 "failed",
                 "ended_daemon",
                 "ended the daemon the last two times, while it was being made ready",
-                f"update or remove it, then remove {self._marker.path(record.id)} and restart",
+                "update or remove it, then have it tried again with imod plugins rescan",
             )
         return record
 
@@ -167,6 +177,18 @@ class Registry:
             names = ", ".join(other.name for other in self.records(kind)) or "none"
             raise NotFound(f"there is no {kind}.{name} (of {kind} there are: {names})")
         return record
+
+    def get(self, kind: str, name: str) -> Record | None:
+        """The record of one instance, if there is one."""
+        return self._records.get((kind, name))
+
+    async def capable(self, kind: str, capability: str) -> Record:
+        """The first instance, by name, whose plugin has a capability. Raises FailedPrecondition when none has."""
+        for record in self.records(kind):
+            await self._ready(record)
+            if record.state == "ready" and record.plugin is not None and capability in record.plugin.capabilities:
+                return record
+        raise FailedPrecondition(f"no plugin of the kind {kind} that can be used here has the capability {capability}")
 
     def names(self) -> dict[str, set[str]]:
         """The plugin ids installed, by kind."""
@@ -195,8 +217,46 @@ class Registry:
 
     # Making ready.
 
+    async def check(self, config: Config) -> None:
+        """Check all of `config`, which need not be the one in force. Raises InvalidArgument for the first mistake.
+
+        Plugins that it configures, and those that are made ready at start, are imported for that; where a top-level table is left
+        that none of these claims, all that may be used are.
+        """
+        records = self._records.values()
+        told = [
+            section.common.plugin or name for (_, name), section in config.instances().items() if section.common.enabled
+        ]
+        await self._import(record for record in records if self.kinds[record.kind].eager or record.plugin_id in told)
+        if config.tables.keys() - self.kinds - self.tables():
+            await self._import(records)
+        plugins = {(record.kind, record.plugin_id): record.plugin for record in records if record.plugin is not None}
+        config.check(self._installed, plugins)
+
+    async def _import(self, records: Iterable[Record]) -> None:
+        """Import the plugins of those that may be used; the record of one that cannot be tells why."""
+        for record in list(records):
+            if record.state == "available" and record.plugin is None:
+                try:
+                    await self._plugin(record)
+                except LoadError as error:
+                    _set(record, "failed", error.code, str(error), error.remedy)
+
+    async def _plugin(self, record: Record) -> Plugin[Any]:
+        if record.plugin is None:
+            assert record.found is not None
+            with self._marker.around(record.id):
+                record.plugin = await import_plugin(record.found, self.kinds[record.kind], self._core.plugin_deadline)
+        return record.plugin
+
     async def start(self) -> None:
-        """Make every enabled instance of the eager kinds ready. Raises when a required one is not."""
+        """Check the config, and make every enabled instance of the eager kinds ready.
+
+        Raises InvalidArgument for a mistake in the config, FailedPrecondition when a required instance cannot be had.
+        """
+        await self.check(self.config)
+        for sentence in (*self.config.warnings, *self.config.notices):
+            log.warning("%s", sentence)
         for kind in self.kinds.values():
             for record in self.records(kind.name) if kind.eager else []:
                 if record.state == "available":
@@ -225,6 +285,24 @@ class Registry:
         Raises NotFound for a name that is not there, FailedPrecondition with the reason for one that cannot be had.
         """
         record = self.find(kind, name) if name else self.chosen(kind)
+        await self._ready(record)
+        if record.state != "ready":
+            raise FailedPrecondition(record.why_not())
+        return record.instance
+
+    async def variant(self, kind: str, name: str, plugin_id: str, options: Mapping[str, Any]) -> Any:
+        """An instance beside the one that the config describes, if it does, with these options of its plugin; the same each time.
+
+        For what was made under another config, and lives on. It has the directories of `name`. Raises FailedPrecondition
+        with the reason for one that cannot be had.
+        """
+        key = (kind, name, plugin_id, msgspec.json.encode(options, order="deterministic"))
+        record = self._variants.get(key)
+        if record is None or record.state not in ("available", "ready"):
+            own = self.config.section(kind, name).options
+            common = {key: own[key] for key in ("isolation", "deadline", "threads") if key in own}
+            record = self._examine(Section(self.config, kind, name, common | dict(options)), plugin_id)
+            self._variants[key] = record
         await self._ready(record)
         if record.state != "ready":
             raise FailedPrecondition(record.why_not())
@@ -284,16 +362,12 @@ class Registry:
 
     async def _make(self, record: Record, path: tuple[str, ...]) -> None:
         kind = self.kinds[record.kind]
-        assert record.found is not None
         deadline = self._core.plugin_deadline
-        with self._marker.around(record.id):
-            plugin = await import_plugin(record.found, kind, deadline)
-        record.plugin = plugin
+        plugin = await self._plugin(record)
         record.exports = plugin.exports
-        section = self.config.section(record.kind, record.name)
+        section = record.section
         config = section.convert(plugin.config, plugin.migrations)
-        if notice := section.notice(plugin.migrations):
-            log.warning("%s", notice)
+        record.options = msgspec.to_builtins(config) | ({"version": plugin.version} if plugin.migrations else {})
         for requirement in plugin.requires:
             await self._require_for(record, requirement, path)
         for module in plugin.forked:
@@ -363,6 +437,14 @@ class Registry:
             except Exception:
                 log.exception("%s did not end well", record.id)
         self._order.clear()
+
+
+def _offers(found: Iterable[Found], kinds: Mapping[str, Kind]) -> dict[tuple[str, str], list[Found]]:
+    offers: dict[tuple[str, str], list[Found]] = {}
+    for point in found:
+        if point.group in kinds:
+            offers.setdefault((point.group, point.name), []).append(point)
+    return offers
 
 
 def _set(record: Record, state: State, code: str, reason: str, remedy: str = "") -> None:

@@ -321,8 +321,14 @@ def test_permissive_turns_unknown_names_into_warnings(write: Write) -> None:
     config.check_names({"runtimes": {"runc"}}, ())
     assert [warning.removeprefix(str(path))[:3] for warning in config.warnings] == [":2:", ":4:", ":6:"]
     assert config.section("runtimes", "runc").options["binray"] == "x"
-    path = write("version = 1\n[runtimes.runc]\ndebug = 3\n")
-    refused(lambda: load(path, permissive=True).section("runtimes", "runc").convert(Options))
+    path = write('[runtimes.runc]\ndebug = 3\nthreads = "x"\nbinary = "b"\ninner.size = 0\ninner.names = ["n"]\n')
+    config = load(path, permissive=True)
+    section = config.section("runtimes", "runc")
+    assert section.convert(Options) == Options(binary="b", inner=Inner(names=["n"]))
+    assert section.common.threads is None
+    assert [warning.removeprefix(str(path))[:3] for warning in config.warnings] == [": t", ":3:", ":2:", ":5:"]
+    path = write("version = 1\n[services.x]\n")
+    refused(lambda: load(path, permissive=True).section("services", "x").convert(Strict))
 
 
 def test_tables_that_a_plugin_claims(write: Write) -> None:

@@ -38,7 +38,7 @@ def _default(session: Session, options: argparse.Namespace) -> int:
 
 
 def _check(session: Session, options: argparse.Namespace) -> int:
-    """0 when a daemon would start with it, else 1 and the first mistake."""
+    """0 when a daemon would start with it, else 1 and every mistake."""
     from pathlib import Path
 
     from intermodal_core.config import load
@@ -48,20 +48,15 @@ def _check(session: Session, options: argparse.Namespace) -> int:
     names: dict[str, set[str]] = {kind: set() for kind in _kinds()}
     for kind, name in plugins:
         names.setdefault(kind, set()).add(name)
-    tables = {name: table for plugin in plugins.values() for name, table in plugin.tables.items()}
     try:
-        config = load(Path(options.file))
-        config.check_names(names, set(tables))
-        for (kind, name), section in config.instances().items():
-            plugin = plugins.get((kind, section.common.plugin or name))
-            if plugin is not None:
-                section.convert(plugin.config, plugin.migrations)
-                if notice := section.notice(plugin.migrations):
-                    print(notice, file=sys.stderr)
-        for name, table in tables.items():
-            config.table(name, table)
+        config = load(Path(options.file), permissive=True)
+        config.check(names, plugins)
     except IntermodalError as error:
         print(f"imod: {error}", file=sys.stderr)
+        return 1
+    for sentence in (*config.notices, *config.warnings):
+        print(f"imod: {sentence}", file=sys.stderr)
+    if config.warnings:
         return 1
     print(f"{options.file}: right")
     return 0

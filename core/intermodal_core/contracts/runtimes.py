@@ -111,7 +111,9 @@ class RuntimeInfo(msgspec.Struct, frozen=True):
 class Runtime(Protocol):
     """A runtime backend.
 
-    Capabilities: `exec`, `pause`, `update`, `stats`, `checkpoint`, `terminal`, `attach`.
+    Capabilities: `exec`, `pause`, `update`, `stats`, `checkpoint`, `terminal`, `attach`; `any-shim` where the plugin drives
+    every shim of the world, named by the absolute path in its option `binary`. Where a plugin has such an option, a
+    container is pinned to the path that `info` found for it.
 
     [R1] A task outlives the daemon, and its output never passes through it.
     [R2] An exit status is never lost: it is known from `wait`, `state` or `delete` until `delete` answered.

@@ -9,7 +9,6 @@ from typing import TypeVar
 
 from intermodal_core.contracts.common import Descriptor, Mount
 from intermodal_core.contracts.managers.images import FromRootfs, Progress, Report, Unpacked
-from intermodal_core.contracts.managers.policy import Policy
 from intermodal_core.contracts.managers.store import Image, Scope, Store
 from intermodal_core.contracts.metadata import Transaction
 from intermodal_core.errors import InvalidArgument, NotFound
@@ -42,9 +41,9 @@ T = TypeVar("T")
 class ImagesManager:
     """Implements `intermodal_core.contracts.managers.images.Images`."""
 
-    def __init__(self, store: Store, policy: Policy, registry: Registry) -> None:
+    def __init__(self, store: Store, registry: Registry) -> None:
         self._store = store
-        self._unpacker = Unpacker(store, policy, registry)
+        self._unpacker = Unpacker(store, registry)
 
     async def import_archive(
         self,

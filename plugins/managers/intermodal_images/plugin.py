@@ -10,7 +10,7 @@ __all__ = ["plugin"]
 
 
 def _make(context: Context[NoConfig]) -> ImagesManager:
-    return ImagesManager(context.get("managers", "store"), context.get("managers", "policy"), context.registry)
+    return ImagesManager(context.get("managers", "store"), context.registry)
 
 
-plugin = Plugin(factory=_make, requires=("managers.store", "managers.policy"))
+plugin = Plugin(factory=_make, requires=("managers.store",))

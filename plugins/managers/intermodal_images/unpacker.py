@@ -11,7 +11,6 @@ from typing import Any
 from intermodal_core.contracts.common import Descriptor, Mount, Platform
 from intermodal_core.contracts.differs import Applied
 from intermodal_core.contracts.managers.images import Progress, Report, Unpacked
-from intermodal_core.contracts.managers.policy import Policy
 from intermodal_core.contracts.managers.store import INTERNAL_REF, Image, Scope, Store
 from intermodal_core.errors import AlreadyExists, FailedPrecondition, IntermodalError, NotFound, Unimplemented
 from intermodal_core.registry import Registry
@@ -27,9 +26,8 @@ log = logging.getLogger("intermodal.images")
 class Unpacker:
     """Unpacks images, and applies single layers for clients that drive it themselves."""
 
-    def __init__(self, store: Store, policy: Policy, registry: Registry) -> None:
+    def __init__(self, store: Store, registry: Registry) -> None:
         self._store = store
-        self._policy = policy
         self._registry = registry
         self._differs: dict[str, Any] = {}
 
@@ -37,9 +35,7 @@ class Unpacker:
         self, scope: Scope, image: Image, snapshotter: str, platform: Platform, report: Report | None
     ) -> Unpacked:
         """Make what is missing of the chain; it is looked for from the top, so that a whole one costs one look."""
-        snapshotter, _ = await self._policy.choose(
-            "snapshotter", scope.namespace, image.name, image.labels, snapshotter
-        )
+        snapshotter, _ = await self._store.choose("snapshotter", scope.namespace, image.name, image.labels, snapshotter)
         tree = Tree(self._store, scope)
         _, manifest = await tree.manifest(image.target, platform)
         data, config = await tree.config(manifest)

@@ -1,10 +1,11 @@
-"""The adapter: `managers.policy`, which owns the table `[defaults]`."""
+"""The adapter: `managers.policy`, which owns the tables `[defaults]` and `[[rules]]`."""
 
 from __future__ import annotations
 
 from intermodal_core.plugin import Context, NoConfig, Plugin
 
-from intermodal_policy.policy import Defaults, Policy
+from intermodal_policy.policy import Policy
+from intermodal_policy.rules import Defaults, Rule, check
 
 __all__ = ["plugin"]
 
@@ -12,10 +13,10 @@ __all__ = ["plugin"]
 def _make(context: Context[NoConfig]) -> Policy:
     registry = context.registry
 
-    def names(kind: str) -> list[str]:
-        return [record.name for record in registry.records(kind) if record.state != "disabled"]
+    def plugins(kind: str) -> dict[str, str]:
+        return {record.name: record.plugin_id for record in registry.records(kind) if record.state != "disabled"}
 
-    return Policy(registry.config.table("defaults", Defaults), names, registry.config.where(("defaults",)))
+    return Policy(lambda: registry.config, plugins)
 
 
-plugin = Plugin(factory=_make, tables={"defaults": Defaults})
+plugin = Plugin(factory=_make, tables={"defaults": Defaults, "rules": list[Rule]}, check=check)

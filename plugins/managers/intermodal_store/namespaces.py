@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 from intermodal_api.containerd.events import namespace_pb2 as events
 from intermodal_core.contracts.managers.store import Namespace
 from intermodal_core.contracts.metadata import Table, Transaction
@@ -27,12 +28,15 @@ class Namespaces:
         self._store = store
 
     async def get(self, name: str) -> Namespace:
-        """One namespace."""
-        return await self._store.read(lambda tx: _get(tx, name))
+        """One namespace, with the labels that the operator's rules give it where it has none of its own."""
+        return self._ruled(await self._store.read(lambda tx: _get(tx, name)))
 
     async def select(self, filters: Sequence[str] = ()) -> list[Namespace]:
         """All that match."""
-        return await self._store.read(lambda tx: selected(tx.scan(NAMESPACES), filters))
+        return await self._store.read(lambda tx: selected(map(self._ruled, tx.scan(NAMESPACES)), filters))
+
+    def _ruled(self, namespace: Namespace) -> Namespace:
+        return msgspec.structs.replace(namespace, labels=self._store.policy.labels(namespace.name) | namespace.labels)
 
     async def create(self, name: str, labels: Mapping[str, str]) -> Namespace:
         """Make one."""

@@ -47,7 +47,7 @@ class Snapshots:
     async def _backend(self, scope: Scope, snapshotter: str) -> tuple[str, Any]:
         """The name and the ready backend; what a crash left in it is settled before its first use."""
         namespace = namespace_of(scope)
-        name, _ = await self._store.policy.choose("snapshotter", namespace, asked=snapshotter)
+        name, _ = await self._store.choose("snapshotter", namespace, asked=snapshotter)
         return name, await self._ready(name)
 
     async def _ready(self, name: str) -> Any:

@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
 from intermodal_core.background import Background
-from intermodal_core.contracts.managers.policy import Policy
+from intermodal_core.contracts.managers.policy import Policy, Subject
 from intermodal_core.contracts.managers.store import Choice, Image, Scope
 from intermodal_core.contracts.metadata import MetadataStore, Table, Transaction
 from intermodal_core.errors import NotFound
@@ -23,8 +23,9 @@ from intermodal_store.images import Images
 from intermodal_store.leases import Leases
 from intermodal_store.names import now
 from intermodal_store.namespaces import Namespaces
+from intermodal_store.pinning import pin, pinned
 from intermodal_store.snapshots import Snapshots
-from intermodal_store.tables import ALL, CONTAINERS
+from intermodal_store.tables import ALL, CONTAINERS, NAMESPACES
 
 __all__ = ["Store"]
 
@@ -108,10 +109,27 @@ class Store:
 
     async def pin(self, namespace: str, image: str, labels: Mapping[str, str], asked: str) -> Choice:
         """The runtime chosen for a container, with what it is on this machine."""
-        name, why = await self.policy.choose("runtime", namespace, image, labels, asked)
-        runtime = await self.registry.require("runtimes", name)
-        info = await runtime.info()
-        return Choice(name, self.registry.find("runtimes", name).plugin_id, info.binary, info.version, why)
+        return await pin(self.registry, *await self.choose("runtime", namespace, image, labels, asked))
+
+    async def runtime(self, choice: Choice) -> Any:
+        """The runtime that was pinned."""
+        return await pinned(self.registry, choice)
+
+    async def choose(
+        self,
+        subject: Subject,
+        namespace: str,
+        image: str = "",
+        labels: Mapping[str, str] | None = None,
+        asked: str = "",
+        *,
+        runtime: str = "",
+    ) -> tuple[str, str]:
+        """What the policy manager chooses, with what the namespace's record says."""
+        given = await self.read(lambda tx: tx.get(NAMESPACES, namespace)) if namespace else None
+        return await self.policy.choose(
+            subject, namespace, image, labels, asked, runtime=runtime, given=given.labels if given else None
+        )
 
     # What the subjects share.
 

@@ -9,7 +9,6 @@ import time
 import msgspec
 from intermodal_core.contracts.hooks import NetworkInfo
 from intermodal_core.contracts.managers.images import Images
-from intermodal_core.contracts.managers.policy import Policy
 from intermodal_core.contracts.managers.store import Container, Scope, Store
 from intermodal_core.contracts.managers.tasks import RunOptions
 from intermodal_core.contracts.metadata import Transaction
@@ -59,7 +58,6 @@ class Creation:
         operations: Runner,
         store: Store,
         images: Images,
-        policy: Policy,
         registry: Registry,
         lookups: Lookups,
         cgroup_parent: str,
@@ -67,7 +65,6 @@ class Creation:
         self._operations = operations
         self._store = store
         self._images = images
-        self._policy = policy
         self._registry = registry
         self._lookups = lookups
         self._cgroup_parent = cgroup_parent
@@ -113,10 +110,11 @@ class Creation:
         else:
             raise _taken(scope, options.name)
         image = await self._images.resolve(scope, options.image)
-        choose = self._policy.choose
-        snapshotter, _ = await choose("snapshotter", scope.namespace, image.name, options.labels, options.snapshotter)
-        network, _ = await choose("network", scope.namespace, image.name, options.labels, options.net)
-        choice = await self._store.pin(scope.namespace, image.name, options.labels, options.runtime)
+        about = (scope.namespace, image.name, image.labels | options.labels)
+        choice = await self._store.pin(*about, options.runtime)
+        choose = self._store.choose
+        snapshotter, _ = await choose("snapshotter", *about, options.snapshotter, runtime=choice.instance)
+        network, _ = await choose("network", *about, options.net, runtime=choice.instance)
         unpacked = await self._images.unpack(scope, image.name, snapshotter)
         looked = time.perf_counter()
         config = decode_config(unpacked.config, unpacked.config_digest)

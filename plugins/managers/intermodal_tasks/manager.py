@@ -13,7 +13,7 @@ import msgspec
 from intermodal_api.containerd.events import task_pb2 as events
 from intermodal_api.containerd.types import mount_pb2
 from intermodal_core.contracts.common import Mount
-from intermodal_core.contracts.managers.store import Scope, Store
+from intermodal_core.contracts.managers.store import Choice, Scope, Store
 from intermodal_core.contracts.managers.tasks import TaskCreate
 from intermodal_core.contracts.metadata import Transaction
 from intermodal_core.contracts.runtimes import CreateTask, Exit, ProcessState, Stdio, TaskRef
@@ -50,7 +50,7 @@ class _Create(msgspec.Struct):
 
     namespace: str
     id: str
-    runtime: str
+    choice: Choice
     bundle: str
     request: TaskCreate
 
@@ -92,11 +92,11 @@ class Tasks(ProcessCalls):
         path = str(self._bundles / scope.namespace / container.id)
         if request.options is None and container.runtime_options is not None:
             request = msgspec.structs.replace(request, options=container.runtime_options)
-        state = _Create(scope.namespace, container.id, container.choice.instance, path, request)
-        runtime = await self._registry.require("runtimes", state.runtime)
+        state = _Create(scope.namespace, container.id, container.choice, path, request)
+        runtime = await self._store.runtime(state.choice)
 
         def record(tx: Transaction) -> TaskRow:
-            row = TaskRow(*key, state.runtime, path, self._pids.pop(key), time.time_ns(), request.stdio)
+            row = TaskRow(*key, state.choice, path, self._pids.pop(key), time.time_ns(), request.stdio)
             tx.put(TASKS, row)
             self._store.emit(tx, scope.namespace, "/tasks/create", _created(row, request.rootfs))
             return row
@@ -122,7 +122,7 @@ class Tasks(ProcessCalls):
         await asyncio.to_thread(bundle.remove, state.bundle)
 
     async def _create_in_runtime(self, state: _Create) -> None:
-        runtime = await self._registry.require("runtimes", state.runtime)
+        runtime = await self._store.runtime(state.choice)
         request = state.request
         options = request.options
         # Not into the state: undo does not need it, and a changed state is written again.
@@ -139,7 +139,7 @@ class Tasks(ProcessCalls):
 
     async def _clean_in_runtime(self, state: _Create) -> None:
         self._pids.pop((state.namespace, state.id), None)
-        runtime = await self._registry.require("runtimes", state.runtime)
+        runtime = await self._store.runtime(state.choice)
         await runtime.cleanup(TaskRef(state.namespace, state.id), state.bundle)
 
     async def delete(
@@ -321,7 +321,7 @@ class Tasks(ProcessCalls):
         ref = TaskRef(row.namespace, row.id)
         try:
             async with asyncio.timeout(_ADOPT):
-                runtime = await self._registry.require("runtimes", row.runtime)
+                runtime = await self._store.runtime(row.choice)
                 task = Task(row, runtime)
                 self._tasks[key] = task
                 try:

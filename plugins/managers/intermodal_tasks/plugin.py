@@ -40,7 +40,6 @@ class TasksManager(Tasks):
             self.operations,
             store,
             context.get("managers", "images"),
-            context.get("managers", "policy"),
             context.registry,
             self._lookups,
             context.config.cgroup_parent,
@@ -74,5 +73,5 @@ class TasksManager(Tasks):
 plugin = Plugin(
     factory=TasksManager,
     config=Config,
-    requires=("managers.store", "managers.images", "managers.policy"),
+    requires=("managers.store", "managers.images"),
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import msgspec
+from intermodal_core.contracts.managers.store import Choice
 from intermodal_core.contracts.managers.tasks import RunOptions
 from intermodal_core.contracts.metadata import Table
 from intermodal_core.contracts.runtimes import Exit, Stdio
@@ -17,7 +18,7 @@ class TaskRow(msgspec.Struct, frozen=True):
 
     namespace: str
     id: str
-    runtime: str
+    choice: Choice
     bundle: str
     pid: int
     created_at: int
@@ -43,7 +44,12 @@ class RunRow(msgspec.Struct, frozen=True):
     exit: Exit | None = None
 
 
-TASKS = Table("tasks", TaskRow, ("namespace", "id"))
+def _choice(old: dict[str, object]) -> dict[str, object]:
+    """1 to 2: a runtime's name became all that was pinned."""
+    return {**{key: value for key, value in old.items() if key != "runtime"}, "choice": {"instance": old["runtime"]}}
+
+
+TASKS = Table("tasks", TaskRow, ("namespace", "id"), migrations=(_choice,))
 RUNS = Table("runs", RunRow, ("namespace", "id"))
 
 ALL: tuple[Table[Any], ...] = (TASKS, RUNS)

@@ -20,6 +20,7 @@ import msgspec
 from intermodal_core.contracts.common import Descriptor, Mount, Usage
 from intermodal_core.contracts.content import IngestStatus
 from intermodal_core.contracts.hooks import ContainerInfo
+from intermodal_core.contracts.managers.policy import Subject
 from intermodal_core.contracts.metadata import Table, Transaction
 from intermodal_core.contracts.snapshotters import SnapshotInfo
 from intermodal_core.errors import FailedPrecondition
@@ -90,13 +91,18 @@ class Image(msgspec.Struct, frozen=True):
 
 
 class Choice(msgspec.Struct, frozen=True):
-    """What was chosen for a container and is kept until it is deleted; `why` is the sentence that says who chose."""
+    """What was chosen for a container and is kept until it is deleted, whatever the config becomes.
+
+    The runtime `instance` is one of `plugin` with just these `options` (None: those that the config gives it), among them the path
+    of its `binary`, whose `version` was the one of that time. `why` is the sentence that says who chose.
+    """
 
     instance: str
     plugin: str = ""
     binary: str = ""
     version: str = ""
     why: str = ""
+    options: dict[str, Any] | None = None
 
 
 class Container(msgspec.Struct, frozen=True):
@@ -314,8 +320,26 @@ class Store(Protocol):
         Returns the arguments for `snapshots.drop` once it is committed; None where there is no snapshot.
         """
 
+    async def choose(
+        self,
+        subject: Subject,
+        namespace: str,
+        image: str = "",
+        labels: Mapping[str, str] | None = None,
+        asked: str = "",
+        *,
+        runtime: str = "",
+    ) -> tuple[str, str]:
+        """What the policy manager chooses, with what the namespace's record says; pull, create and statistics all ask here."""
+
     async def pin(self, namespace: str, image: str, labels: Mapping[str, str], asked: str) -> Choice:
         """The runtime that the policy gives a container, and what it is on this machine."""
+
+    async def runtime(self, choice: Choice) -> Any:
+        """The runtime that was pinned: the instance in use while it is the same, else one with the options of that time.
+
+        Raises FailedPrecondition when it cannot be had.
+        """
 
     def lock(self, *key: str) -> AbstractAsyncContextManager[None]:
         """One at a time for each key."""
