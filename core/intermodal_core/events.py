@@ -107,6 +107,11 @@ class EventBus:
             self._schedule(loop)
         return event
 
+    def before(self, timestamp: int) -> int:
+        """What to give as `since` to get the kept events that are not older than `timestamp`, in ns since 1970."""
+        self.flush()
+        return self._journal.before(timestamp)
+
     def subscribe(
         self, filters: Sequence[str] = (), since: int | None = None, namespace: str | None = None, buffer: int = 1024
     ) -> Subscription:

@@ -133,7 +133,7 @@ class _Server:
             send(self.sock, {"ended": pid, "status": os.waitstatus_to_exitcode(status)})
 
     def answer(self, request: Message, fds: list[int]) -> None:
-        operation = {"preload": self.preload, "fork": self.fork, "exec": self.exec}[request["op"]]
+        operation = {"preload": self.preload, "fork": self.fork, "execute": self.exec}[request["op"]]
         pidfd = -1
         try:
             reply, pidfd = operation(request, fds)

@@ -10,12 +10,14 @@ Then a torn tail is cut off, and numbering goes on far enough ahead that no numb
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import logging
 import os
 import struct
+import sys
 import zlib
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -157,6 +159,23 @@ class Journal:
     def cursor(self, after: int) -> Cursor:
         """A reader of what follows number `after`. Raises OutOfRange when not all of that is kept."""
         return Cursor(self, after)
+
+    def before(self, timestamp: int) -> int:
+        """The number before the first kept event that is not older than `timestamp`, in ns; `newest` where all are older."""
+        starts = self._segments
+        at = max(0, bisect_left(starts, timestamp, key=self._began) - 1)
+        after = starts[at].first - 1 if starts else self.newest
+        with contextlib.closing(self.cursor(after)) as cursor:
+            while events := cursor.read():
+                for event in events:
+                    if event.timestamp >= timestamp:
+                        return event.sequence - 1
+        return self.newest
+
+    def _began(self, segment: _Segment) -> int:
+        with contextlib.closing(self.cursor(segment.first - 1)) as cursor:
+            events = cursor.read()
+        return events[0].timestamp if events else sys.maxsize
 
     def _write(self, events: Sequence[Event]) -> None:
         payload = self._encode(events)

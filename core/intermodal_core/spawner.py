@@ -264,7 +264,7 @@ class Spawner:
     ) -> _Request:
         if not argv or not argv[0]:
             raise InvalidArgument("a command to execute needs a name")
-        message = {"op": "exec", "argv": list(argv), "cwd": cwd, "targets": list(fds), "session": session}
+        message = {"op": "execute", "argv": list(argv), "cwd": cwd, "targets": list(fds), "session": session}
         message["env"] = None if env is None else dict(env)
         return _Request(message, _few(tuple(fds.values())))
 
@@ -465,7 +465,9 @@ def _discard(child: Child | None) -> None:
 
 def _title(message: dict[str, Any]) -> str:
     return (
-        f"execute {message['argv'][0]}" if message["op"] == "exec" else f"{message['op']} {message.get('target', '')}"
+        f"execute {message['argv'][0]}"
+        if message["op"] == "execute"
+        else f"{message['op']} {message.get('target', '')}"
     )
 
 

@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -34,6 +35,24 @@ def read(journal: Journal, after: int = 0) -> list[Event]:
         events += part
     cursor.close()
     return events
+
+
+@given(st.lists(st.tuples(st.integers(1, 12), st.integers(0, 5)), max_size=15), st.integers(0, 100))
+@settings(max_examples=60, deadline=None)
+def test_before_is_the_number_before_the_first_not_older(steps: list[tuple[int, int]], when: int) -> None:
+    with tempfile.TemporaryDirectory() as directory:
+        journal = make(Path(directory), max_bytes=64_000)
+        times: list[int] = []
+        now = 1
+        for count, later in steps:
+            now += later
+            events = [msgspec.structs.replace(event, timestamp=now) for event in batch(journal, count, size=100)]
+            journal.append(events)
+            times += [now] * count
+        kept = [time for number, time in enumerate(times, 1) if number >= journal.oldest]
+        older = sum(time < when for time in kept)
+        assert journal.before(when) == journal.oldest - 1 + older
+        journal.close()
 
 
 def drain(cursor: Cursor) -> None:

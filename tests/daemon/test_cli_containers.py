@@ -494,7 +494,7 @@ def test_events(daemon: PrivateDaemon) -> None:
     assert {event["namespace"] for event in seen} == {daemon.namespace}
     numbers = [event["sequence"] for event in seen]
     assert numbers == sorted(set(numbers))
-    replay = daemon.imod_command("events", "--since", str(told[0]["sequence"]))
+    replay = daemon.imod_command("events", "--cursor", str(told[0]["sequence"]))
     with subprocess.Popen(replay, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         line = process.stdout.readline()

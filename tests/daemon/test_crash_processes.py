@@ -46,7 +46,7 @@ def told(daemon: PrivateDaemon) -> dict[str, list[tuple[str, int]]]:
     """Topics and exit statuses of all tasks' events up to now, by container."""
     label = secrets.token_hex(8)
     daemon.ctr("images", "label", IMAGE, f"now={label}", check=True)
-    command = daemon.imod_command("events", "--since", "0", "-o", "json")
+    command = daemon.imod_command("events", "--cursor", "0", "-o", "json")
     found: dict[str, list[tuple[str, int]]] = {}
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as listener:
         assert listener.stdout is not None

@@ -178,7 +178,7 @@ def test_project_file_lists_every_package() -> None:
     tools = project["tool"]
     names = {package.name for package in packages()}
     roots = {package.path.parent.relative_to(ROOT).as_posix() for package in packages()}
-    assert set(tools["mypy"]["mypy_path"].split(":")) == roots
+    assert set(tools["mypy"]["mypy_path"]) == roots
     assert set(tools["hatch"]["build"]["dev-mode-dirs"]) == roots - {"core"}
     assert set(tools["importlinter"]["root_packages"]) == names
     wheel = {Path(path).name for path in tools["hatch"]["build"]["targets"]["wheel"]["packages"]}

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import re
+import time
 from argparse import ArgumentTypeError
 
-__all__ = ["bind_mount", "cpus", "environment", "label", "memory", "seconds", "signal_number", "tail"]
+__all__ = ["bind_mount", "cpus", "environment", "label", "memory", "moment", "seconds", "signal_number", "tail"]
 
 _UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
 
@@ -42,6 +43,20 @@ def seconds(text: str) -> float:
     if not 0 <= value < 1e9:
         raise ArgumentTypeError(f"{text!r} is no number of seconds")
     return value
+
+
+def moment(text: str) -> int:
+    """A time in ns since 1970: 90s, 10m, 2h, 1d ago, or as RFC 3339 has it."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd])", text)
+    if found:
+        return time.time_ns() - int(float(found[1]) * {"s": 1, "m": 60, "h": 3600, "d": 86400}[found[2]] * 1e9)
+    import datetime
+
+    try:
+        when = datetime.datetime.fromisoformat(text)
+    except ValueError:
+        raise ArgumentTypeError(f"{text!r} is no time: write 10m, 2h, or 2026-01-31T12:00:00Z") from None
+    return int(when.astimezone(datetime.UTC).timestamp() * 1e9)
 
 
 def environment(text: str) -> str:

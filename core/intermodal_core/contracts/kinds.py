@@ -8,6 +8,7 @@ from intermodal_core.kinds import Kind
 __all__ = [
     "CONTENT",
     "DIFFERS",
+    "EVENT_SINKS",
     "HOOKS",
     "IMAGE_SOURCES",
     "MANAGERS",
@@ -62,6 +63,9 @@ RUNTIMES = Kind(
     attributes={"containerd": "io.containerd.runtime.v2"},
 )
 NETWORKS = Kind("networks", "intermodal_core.contracts.networks:Network")
+EVENT_SINKS = Kind(
+    "event_sinks", "intermodal_core.contracts.event_sinks:EventSink", deadline=120, threads=1, close="close"
+)
 HOOKS = Kind("hooks", specs="intermodal_core.contracts.hooks:ContainerHooks", guarded=False, eager=True)
 MANAGERS = Kind("managers", guarded=False, eager=True, attributes={"containerd": "io.containerd.service.v1"})
 SERVICES = Kind("services", guarded=False, eager=True, attributes={"containerd": "io.containerd.grpc.v1"})
