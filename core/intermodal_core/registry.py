@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -58,6 +58,7 @@ class Record:
     exports: Mapping[str, str] = field(default_factory=dict)
     seconds: float = 0.0
     pending: asyncio.Future[None] | None = field(default=None, repr=False)
+    uses: list[Record] = field(default_factory=list, repr=False)
 
     @property
     def id(self) -> str:
@@ -419,14 +420,16 @@ class Registry:
                 del self._waits[record.id]
             if (name or self.kinds[kind].single) and other.state != "ready":
                 raise LoadError("missing_requirement", f"it requires {requirement}, and {other.why_not()}")
+            if other.state == "ready":
+                record.uses.append(other)
 
     # The end.
 
     async def stop(self) -> None:
-        """End what is ready, in reverse order; one that does not end in time is logged and left."""
+        """End what is ready, users first; one that does not end in time is logged and left."""
         await self._background.cancel()
         await self.hooks.close()
-        for record in reversed(self._order):
+        for record in self._ends():
             instance = record.instance.instance if isinstance(record.instance, Guard) else record.instance
             try:
                 async with asyncio.timeout(self._core.stop_deadline):
@@ -437,6 +440,17 @@ class Registry:
             except Exception:
                 log.exception("%s did not end well", record.id)
         self._order.clear()
+
+    def _ends(self) -> Iterator[Record]:
+        """Each before what it requires. What an eager one asked for while it worked is not known: so they end before the
+        others wherever these do not require them, and the youngest first.
+        """
+        left = sorted(reversed(self._order), key=lambda record: not self.kinds[record.kind].eager)
+        while left:
+            used = {id(other) for record in left for other in record.uses}
+            record = next(record for record in left if id(record) not in used)
+            left.remove(record)
+            yield record
 
 
 def _offers(found: Iterable[Found], kinds: Mapping[str, Kind]) -> dict[tuple[str, str], list[Found]]:

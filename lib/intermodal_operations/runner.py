@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import secrets
 import sys
@@ -120,6 +121,16 @@ class Runner:
         await asyncio.gather(*(self._attempt(row, deadline_each) for row in rows if row.id not in self._running))
         return self.stuck()
 
+    async def begun(self, kind: str, state: type[S]) -> list[S]:
+        """The states of the operations of a kind that are recorded as begun; one that cannot be decoded is left out."""
+        rows = await self._metadata.read(lambda tx: list(tx.scan(OPERATIONS, self._owner)), long=True)
+        states = []
+        for row in rows:
+            if row.kind == kind:
+                with contextlib.suppress(DataLoss):
+                    states.append(_decoded(row, state))
+        return states
+
     def stuck(self) -> list[Stuck]:
         """Operations that could not be ended so far, the oldest first."""
         return [self._stuck[key] for key in sorted(self._stuck)]
@@ -181,10 +192,7 @@ class Runner:
         operation = self._kinds.get(row.kind)
         if operation is None:
             raise FailedPrecondition(f"no operation {row.kind} is registered; install what began it")
-        try:
-            state = msgspec.msgpack.decode(row.state, type=operation.state)
-        except msgspec.MsgspecError as error:
-            raise DataLoss(f"the state of the operation {row.kind} {row.id} cannot be decoded: {error}") from error
+        state = _decoded(row, operation.state)
         finish = operation.finish
         if forward and operation.forward and finish is not None and await _all_seen(operation, state):
             sys.audit("intermodal.step", f"{row.kind}.finish")
@@ -226,6 +234,13 @@ class _Watch:
         now = time.perf_counter()
         self.laps.append((name, now - self._last))
         self._last = now
+
+
+def _decoded(row: Row, state: type[S]) -> S:
+    try:
+        return msgspec.msgpack.decode(row.state, type=state)
+    except msgspec.MsgspecError as error:
+        raise DataLoss(f"the state of the operation {row.kind} {row.id} cannot be decoded: {error}") from error
 
 
 def _words(error: Exception) -> str:

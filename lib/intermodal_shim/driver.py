@@ -144,10 +144,27 @@ class ShimRuntime:
         self._pids.pop(task, None)
         default = Record(options=self._options_in(task.namespace))
         record = await asyncio.to_thread(Record.read, bundle, default)
+        if not record.pid:
+            record = await self._unwritten(task, record)
         pid = await clean(self._spawner, task.id, bundle, record)
         with contextlib.suppress(FileNotFoundError):
             os.unlink(self._socket(task))
         return Exit(pid=pid, status=137, exited_at=time.time_ns())
+
+    async def _unwritten(self, task: TaskRef, record: Record) -> Record:
+        """The record that a crash kept from being written: a shim that was forked just then says itself who it is."""
+        try:
+            client = await Client.connect(self._socket(task), timeout=_CONNECT_WITHIN)
+        except IntermodalError:
+            return record
+        try:
+            request = api.ConnectRequest(id=task.id)
+            answer = await client.call(_TASK, "Connect", request, api.ConnectResponse, timeout=_CONNECT_WITHIN)
+        except IntermodalError:
+            return record
+        finally:
+            client.close()
+        return Record.of(answer.shim_pid, record.options)
 
     async def start(self, task: TaskRef, exec_id: str = "") -> int:
         """[R10] Start a process."""

@@ -36,12 +36,16 @@ class Record(NamedTuple):
     session: int = 0
 
     @staticmethod
+    def of(pid: int, options: Options) -> Record:
+        """That of a shim that lives."""
+        _, session, started = _identity(pid)
+        return Record(options, pid, started, session)
+
+    @staticmethod
     def write(bundle: str, pid: int, options: Options) -> None:
         """Keep it."""
         path = os.path.join(bundle, _FILE)
-        _, session, started = _identity(pid)
-        kept = {"pid": pid, "started": started, "session": session, "options": options._asdict()}
-        text = json.dumps(kept)
+        text = json.dumps({**Record.of(pid, options)._asdict(), "options": options._asdict()})
         with open(path, "w", encoding="utf-8", opener=lambda name, flags: os.open(name, flags, 0o600)) as file:
             file.write(text)
 

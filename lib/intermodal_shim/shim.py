@@ -33,7 +33,10 @@ def zygote(args: list[Any], fds: list[int]) -> int:
     filler = _fill_pools()  # noqa: F841 - held for as long as the zygote lives
     pid, way = _fork_shim()
     while pid:
-        request, received, _, _ = socket.recv_fds(control, REQUEST, 1, socket.MSG_CMSG_CLOEXEC)
+        try:
+            request, received, _, _ = socket.recv_fds(control, REQUEST, 1, socket.MSG_CMSG_CLOEXEC)
+        except ConnectionResetError:
+            return 0  # the daemon was killed, with an answer not taken yet
         if not request:
             return 0
         if pid < 0 or not _tell(way, request, received):  # there could be none, or it was killed

@@ -347,6 +347,37 @@ def test_a_required_plugin_that_is_not_ready_stops_the_start(site: Site, tmp_pat
     run(site, tmp_path, test)
 
 
+LIFE = """
+class Life:
+    def __init__(self, context):
+        self.name = context.name
+    async def __aenter__(self):
+        return self
+    async def __aexit__(self, *_):
+        with open({file!r}, "a") as file:
+            file.write(self.name + " ")
+"""
+
+
+def test_users_end_before_what_they_use(site: Site, tmp_path: Path) -> None:
+    """A backend that was loaded on demand, long after the service that asks for it, ends after that service."""
+    before = LIFE.format(file=str(tmp_path / "ends"))
+    site.plugin("below", "return Life(context)", before=before)
+    site.plugin(
+        "serving", "return Life(context)", before=before, kind="services", options=", requires=('backends.below',)"
+    )
+    site.plugin("late", "return Life(context)", before=before)
+    site.plugin("later", "return Life(context)", before=before, options=", requires=('services.serving',)")
+
+    async def test(registry: Registry) -> None:
+        await registry.start()
+        for name in ("late", "later"):
+            await registry.require("backends", name)
+
+    run(site, tmp_path, test)
+    assert (tmp_path / "ends").read_text().split() == ["later", "serving", "late", "below"]
+
+
 def test_of_a_single_kind_one_is_in_use(site: Site, tmp_path: Path) -> None:
     site.kinds = [Kind("backends", single=True, guarded=False)]
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 import logging
 import os
 import shutil
+from collections.abc import Collection
+from pathlib import Path
 
 import msgspec
 from intermodal_core.errors import InvalidArgument
 
-__all__ = ["make", "remove"]
+__all__ = ["make", "remove", "sweep"]
 
 log = logging.getLogger("intermodal.tasks")
 
@@ -42,3 +44,10 @@ def remove(path: str) -> None:
         log.error("the bundle %s stays, its rootfs is still in use: %s", path, error)
         return
     shutil.rmtree(path, ignore_errors=True)
+
+
+def sweep(directory: Path, known: Collection[str]) -> None:
+    """Remove every bundle that is not `known`: its task was forgotten, and a crash came before it went."""
+    for path in directory.glob("*/*"):
+        if str(path) not in known:
+            remove(str(path))

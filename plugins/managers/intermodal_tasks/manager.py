@@ -306,7 +306,10 @@ class Tasks(ProcessCalls):
 
     async def begin_adopting(self) -> None:
         """Know of every task that the last daemon left, before anybody asks; whoever does waits until it is taken up."""
-        for row in await self._store.read(lambda tx: list(tx.scan(TASKS)), long=True):
+        rows = await self._store.read(lambda tx: list(tx.scan(TASKS)), long=True)
+        begun = [state.bundle for state in await self.operations.begun("tasks.create", _Create)]
+        await asyncio.to_thread(bundle.sweep, self._bundles, {*begun, *(row.bundle for row in rows)})
+        for row in rows:
             self._adopting[row.namespace, row.id] = self._background.begin(self._adopt(row))
         self._hold()
 

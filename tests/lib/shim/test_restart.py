@@ -350,3 +350,24 @@ def test_a_shim_that_outlived_a_daemon_ends_after_delete(make_bundle: MakeBundle
         assert has_ended(shims[0]), "the shim lives on"
     finally:
         os.close(shims[0])
+
+
+def test_a_shim_that_no_record_tells_of_is_found(make_bundle: MakeBundle, with_daemon: Any) -> None:
+    """The daemon was killed between the fork and the record of it."""
+    bundle = make_bundle("unwritten", "sleep", "1000")
+    shims: list[int] = []
+
+    async def first(daemon: Any) -> None:
+        task = await daemon.create(bundle)
+        shims.append(os.pidfd_open(daemon.runtime.shim_pid(task)))
+
+    async def second(daemon: Any) -> None:
+        await daemon.runtime.cleanup(TaskRef("imtest", "unwritten"), str(bundle))
+
+    with_daemon(first)
+    (bundle / "shim.json").unlink()
+    with_daemon(second)
+    try:
+        assert has_ended(shims[0]), "the shim lives on"
+    finally:
+        os.close(shims[0])
