@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import empty_pb2 as google_dot_protobuf_dot_empty__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19intermodal_api/shim.proto\x12\x16\x64\x65v.intermodal.shim.v1\x1a\x1bgoogle/protobuf/empty.proto\"i\n\rAttachRequest\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0f\n\x07\x65xec_id\x18\x02 \x01(\t\x12\r\n\x05stdin\x18\x03 \x01(\x08\x12\x0e\n\x06stdout\x18\x04 \x01(\x08\x12\x0e\n\x06stderr\x18\x05 \x01(\x08\x12\x0c\n\x04hold\x18\x06 \x01(\x08\"\x1b\n\rReopenRequest\x12\n\n\x02id\x18\x01 \x01(\t2\x98\x01\n\x04Shim\x12G\n\x06\x41ttach\x12%.dev.intermodal.shim.v1.AttachRequest\x1a\x16.google.protobuf.Empty\x12G\n\x06Reopen\x12%.dev.intermodal.shim.v1.ReopenRequest\x1a\x16.google.protobuf.Emptyb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19intermodal_api/shim.proto\x12\x16\x64\x65v.intermodal.shim.v1\x1a\x1bgoogle/protobuf/empty.proto\"i\n\rAttachRequest\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0f\n\x07\x65xec_id\x18\x02 \x01(\t\x12\r\n\x05stdin\x18\x03 \x01(\x08\x12\x0e\n\x06stdout\x18\x04 \x01(\x08\x12\x0e\n\x06stderr\x18\x05 \x01(\x08\x12\x0c\n\x04hold\x18\x06 \x01(\x08\"\x1b\n\rReopenRequest\x12\n\n\x02id\x18\x01 \x01(\t\"\x1e\n\x10ProcessesRequest\x12\n\n\x02id\x18\x01 \x01(\t\"\x86\x01\n\x11ProcessesResponse\x12\x44\n\tprocesses\x18\x01 \x03(\x0b\x32\x31.dev.intermodal.shim.v1.ProcessesResponse.Process\x1a+\n\x07Process\x12\x0f\n\x07\x65xec_id\x18\x01 \x01(\t\x12\x0f\n\x07started\x18\x02 \x01(\x08\x32\xfa\x01\n\x04Shim\x12G\n\x06\x41ttach\x12%.dev.intermodal.shim.v1.AttachRequest\x1a\x16.google.protobuf.Empty\x12G\n\x06Reopen\x12%.dev.intermodal.shim.v1.ReopenRequest\x1a\x16.google.protobuf.Empty\x12`\n\tProcesses\x12(.dev.intermodal.shim.v1.ProcessesRequest\x1a).dev.intermodal.shim.v1.ProcessesResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -36,6 +36,12 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ATTACHREQUEST']._serialized_end=187
   _globals['_REOPENREQUEST']._serialized_start=189
   _globals['_REOPENREQUEST']._serialized_end=216
-  _globals['_SHIM']._serialized_start=219
-  _globals['_SHIM']._serialized_end=371
+  _globals['_PROCESSESREQUEST']._serialized_start=218
+  _globals['_PROCESSESREQUEST']._serialized_end=248
+  _globals['_PROCESSESRESPONSE']._serialized_start=251
+  _globals['_PROCESSESRESPONSE']._serialized_end=385
+  _globals['_PROCESSESRESPONSE_PROCESS']._serialized_start=342
+  _globals['_PROCESSESRESPONSE_PROCESS']._serialized_end=385
+  _globals['_SHIM']._serialized_start=388
+  _globals['_SHIM']._serialized_end=638
 # @@protoc_insertion_point(module_scope)

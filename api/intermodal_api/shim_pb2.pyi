@@ -1,7 +1,9 @@
 from google.protobuf import empty_pb2 as _empty_pb2
+from google.protobuf.internal import containers as _containers
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
-from typing import ClassVar as _ClassVar, Optional as _Optional
+from collections.abc import Iterable as _Iterable, Mapping as _Mapping
+from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
@@ -26,3 +28,22 @@ class ReopenRequest(_message.Message):
     ID_FIELD_NUMBER: _ClassVar[int]
     id: str
     def __init__(self, id: _Optional[str] = ...) -> None: ...
+
+class ProcessesRequest(_message.Message):
+    __slots__ = ("id",)
+    ID_FIELD_NUMBER: _ClassVar[int]
+    id: str
+    def __init__(self, id: _Optional[str] = ...) -> None: ...
+
+class ProcessesResponse(_message.Message):
+    __slots__ = ("processes",)
+    class Process(_message.Message):
+        __slots__ = ("exec_id", "started")
+        EXEC_ID_FIELD_NUMBER: _ClassVar[int]
+        STARTED_FIELD_NUMBER: _ClassVar[int]
+        exec_id: str
+        started: bool
+        def __init__(self, exec_id: _Optional[str] = ..., started: _Optional[bool] = ...) -> None: ...
+    PROCESSES_FIELD_NUMBER: _ClassVar[int]
+    processes: _containers.RepeatedCompositeFieldContainer[ProcessesResponse.Process]
+    def __init__(self, processes: _Optional[_Iterable[_Union[ProcessesResponse.Process, _Mapping]]] = ...) -> None: ...

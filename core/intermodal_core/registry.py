@@ -445,7 +445,8 @@ class Registry:
         """Each before what it requires. What an eager one asked for while it worked is not known: so they end before the
         others wherever these do not require them, and the youngest first.
         """
-        left = sorted(reversed(self._order), key=lambda record: not self.kinds[record.kind].eager)
+        left = [*reversed(self._order)]
+        left.sort(key=lambda record: not self.kinds[record.kind].eager)
         while left:
             used = {id(other) for record in left for other in record.uses}
             record = next(record for record in left if id(record) not in used)

@@ -144,6 +144,7 @@ class Container:
             if error is None and process.status == CREATED:
                 process.status = RUNNING
             if error is None:
+                process.started = True
                 self._notices.started(process)
             answer(error)
             if process.early is not None:

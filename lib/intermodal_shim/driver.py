@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Self, TypeVar
 
+import msgspec
 from google.protobuf.empty_pb2 import Empty
 from google.protobuf.message import Message
 from intermodal_api import shim_pb2
@@ -266,6 +267,15 @@ class ShimRuntime:
             exit_status=answer.exit_status,
             exited_at=answer.exited_at.ToNanoseconds() if answer.HasField("exited_at") else 0,
         )
+
+    async def processes(self, task: TaskRef) -> list[ProcessState]:
+        """[R25] All that the shim holds."""
+        request = shim_pb2.ProcessesRequest(id=task.id)
+        answer = await self._call(task, "Processes", request, shim_pb2.ProcessesResponse, service=_SHIM)
+        return [
+            msgspec.structs.replace(await self.state(task, process.exec_id), started=process.started)
+            for process in answer.processes
+        ]
 
     async def delete(self, task: TaskRef, exec_id: str = "") -> Exit:
         """[R24] Forget a process; with init's end the shim goes."""

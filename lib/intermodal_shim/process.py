@@ -18,7 +18,7 @@ UNKNOWN, CREATED, RUNNING, STOPPED, PAUSED, PAUSING = range(6)
 class Process:
     """Init (exec id "") or an exec process.
 
-    `starting` while its start is not answered yet: an exit that comes earlier is kept in `early`. `command` is the pid of
+    `started`: its start was carried out, whether or not it has ended since. `starting` while its start is not answered yet: an exit that comes earlier is kept in `early`. `command` is the pid of
     the runtime's command that starts it.
     """
 
@@ -32,6 +32,7 @@ class Process:
         "exited_at",
         "pid",
         "spec",
+        "started",
         "starting",
         "status",
         "stdio",
@@ -47,6 +48,7 @@ class Process:
         self.exit_status = 0
         self.exited_at = 0
         self.command = 0
+        self.started = False
         self.starting = False
         self.early: int | None = None
         self.stdio: Stdio | None = None

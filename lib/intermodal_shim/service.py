@@ -242,6 +242,14 @@ class TaskService:
         stdio.attach(stdin, stdout, stderr, request.hold)
         return Empty()
 
+    def processes(self, request: shim_pb2.ProcessesRequest, call: Call) -> Message:
+        """Init and the exec processes."""
+        container = self.shim.container(request.id)
+        answer = shim_pb2.ProcessesResponse()
+        for process in (container.init, *container.execs.values()):
+            answer.processes.add(exec_id=process.exec_id, started=process.started)
+        return answer
+
     def reopen(self, request: shim_pb2.ReopenRequest, call: Call) -> Message:
         """Open log files by their names again."""
         self.shim.container(request.id).reopen_logs()
@@ -278,5 +286,6 @@ SERVICES: Services = {
     "dev.intermodal.shim.v1.Shim": {
         "Attach": (shim_pb2.AttachRequest, _TASKS.attach),
         "Reopen": (shim_pb2.ReopenRequest, _TASKS.reopen),
+        "Processes": (shim_pb2.ProcessesRequest, _TASKS.processes),
     },
 }

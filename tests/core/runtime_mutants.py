@@ -330,3 +330,11 @@ class TestR24(_Kit):
                 await super().kill(task, signal.SIGKILL, exec_id)
                 await super().wait(task, exec_id)
             return await super().delete(task, exec_id)
+
+
+class TestR25(_Kit):
+    class Mutant(RuncRuntime):
+        """Knows of what lives only."""
+
+        async def processes(self, task: TaskRef) -> list[ProcessState]:
+            return [state for state in await super().processes(task) if state.status != "stopped"]

@@ -64,6 +64,8 @@ class Mortal(PrivateDaemon):
         """A new one where the last one died."""
         self.kill9()
         self.order.unlink(missing_ok=True)
+        # Two ends while a plugin is made ready are put down to it, and here every round is an end.
+        shutil.rmtree(self.state / "initialising", ignore_errors=True)
         self.start()
 
 
@@ -317,6 +319,31 @@ def test_killed_at_every_change_of_the_file_system(busybox: Built, scenario: Sce
 
 
 @pytest.mark.slow
+def test_a_start_that_the_runtime_completed_is_finished(busybox: Built) -> None:
+    """Its output may be out already when the daemon dies with the record not committed; the next one commits it."""
+    (scenario,) = (each for each in SCENARIOS if each.name == "run")
+    finished = 0
+    with mortal(busybox) as daemon:
+        log = daemon.root / "managers/tasks/logs" / daemon.namespace / "c/container.log"
+        for k in range(8, MOST):
+            daemon.within(k)
+            scenario.command(daemon, k)
+            if not daemon.died(0.3):
+                daemon.restart()
+                stopped(daemon)
+                break
+            began = log.exists() and "up" in log.read_text()
+            daemon.again()
+            settled(daemon)
+            assert names(daemon) == ["c"] or not began
+            finished += began
+            if began:
+                assert '"running"' in daemon.imod("inspect", "c", check=True).stdout
+            scenario.after(daemon, k)
+    assert finished
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["imod-import", "run"])
 def test_killed_again_at_every_step_of_the_recovery(busybox: Built, name: str) -> None:
     """What a daemon was killed over in the middle, and its successor over unmaking, the third one ends."""
@@ -345,7 +372,5 @@ def restarted_and_killed(daemon: Mortal, scenario: Scenario, step: int) -> bool:
         killed = True
     else:
         killed = daemon.died(1)
-    # Who was being made ready when the daemon died is not tried again until somebody says so.
-    shutil.rmtree(daemon.state / "initialising", ignore_errors=True)
     daemon.again()
     return killed

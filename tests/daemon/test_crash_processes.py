@@ -11,8 +11,10 @@ import threading
 from pathlib import Path
 from typing import Any
 
+import grpc
 import pytest
 from intermodal_api.containerd.services import tasks_pb2
+from intermodal_api.containerd.types import task_pb2
 
 from tests.harness.api import Api
 from tests.harness.daemon import PrivateDaemon, children_of
@@ -181,6 +183,49 @@ def test_a_restart_touches_no_container(busybox_daemon: PrivateDaemon) -> None:
         assert [inspect(daemon, f"c{number}")["pid"] for number in range(6)] == pids
     assert "is removed" not in daemon.log.read_text()
     daemon.imod("rm", "-f", *(f"c{number}" for number in range(6)), check=True)
+    settled(daemon)
+
+
+def test_ends_of_added_processes_are_known_to_the_next_daemon(busybox_daemon: PrivateDaemon) -> None:
+    """One that ended while no daemon was there, one that runs on, one that is not started yet."""
+    daemon = busybox_daemon
+    start(daemon, "c", "sleep", "1000")
+    script = "until [ -e /go ]; do sleep 0.02; done; exit 3"
+    with Api(daemon.address, daemon.namespace) as api:
+        for name, command in (
+            ("ends", script),
+            ("runs", "trap 'exit 5' TERM; while :; do sleep 0.02; done"),
+            ("waits", "exit 6"),
+        ):
+            process = json.dumps(
+                {"args": ["sh", "-c", command], "cwd": "/", "env": ["PATH=/bin"], "user": {"uid": 0, "gid": 0}}
+            )
+            request = tasks_pb2.ExecProcessRequest(container_id="c", exec_id=name)
+            request.spec.type_url = "types.containerd.io/opencontainers/runtime-spec/1/Process"
+            request.spec.value = process.encode()
+            api.send(tasks_pb2, "Exec", [request])
+            if name != "waits":
+                api.call(tasks_pb2, "Start", container_id="c", exec_id=name)
+        ends = api.call(tasks_pb2, "Get", container_id="c", exec_id="ends").process.pid
+    daemon.kill9()
+    Path(f"/proc/{ends}/root/go").touch()
+    until(lambda: not Path(f"/proc/{ends}").exists(), SECONDS)
+    daemon.start()
+    with Api(daemon.address, daemon.namespace) as api:
+        assert api.call(tasks_pb2, "Wait", container_id="c", exec_id="ends").exit_status == 3
+        ended = api.call(tasks_pb2, "Get", container_id="c", exec_id="ends").process
+        assert (ended.pid, ended.exit_status, ended.status) == (ends, 3, task_pb2.Status.STOPPED)
+        api.call(tasks_pb2, "Kill", container_id="c", exec_id="runs", signal=signal.SIGTERM)
+        assert api.call(tasks_pb2, "Wait", container_id="c", exec_id="runs").exit_status == 5
+        api.call(tasks_pb2, "Start", container_id="c", exec_id="waits")
+        assert api.call(tasks_pb2, "Wait", container_id="c", exec_id="waits").exit_status == 6
+        for name, status in (("ends", 3), ("runs", 5), ("waits", 6)):
+            deleted = api.call(tasks_pb2, "DeleteProcess", container_id="c", exec_id=name)
+            assert deleted.exit_status == status
+        with pytest.raises(grpc.RpcError) as caught:
+            api.call(tasks_pb2, "Wait", container_id="c", exec_id="ends")
+        assert caught.value.code() == grpc.StatusCode.NOT_FOUND
+    daemon.imod("rm", "-f", "c", check=True)
     settled(daemon)
 
 

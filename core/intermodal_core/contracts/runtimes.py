@@ -79,7 +79,7 @@ class Exit(msgspec.Struct, frozen=True):
 
 
 class ProcessState(msgspec.Struct, frozen=True):
-    """What `state` answers."""
+    """What `state` answers; `started`, which `processes` tells, is also true of what was started and has ended."""
 
     id: str
     exec_id: str
@@ -89,6 +89,7 @@ class ProcessState(msgspec.Struct, frozen=True):
     stdio: Stdio = Stdio()
     exit_status: int = 0
     exited_at: int = 0
+    started: bool = False
 
 
 class Stats(msgspec.Struct, frozen=True):
@@ -111,8 +112,8 @@ class RuntimeInfo(msgspec.Struct, frozen=True):
 class Runtime(Protocol):
     """A runtime backend.
 
-    Capabilities: `exec`, `pause`, `update`, `stats`, `checkpoint`, `terminal`, `attach`; `any-shim` where the plugin drives
-    every shim of the world, named by the absolute path in its option `binary`. Where a plugin has such an option, a
+    Capabilities: `exec`, `pause`, `update`, `stats`, `checkpoint`, `terminal`, `attach`, `processes`; `any-shim` where the
+    plugin drives every shim of the world, named by the absolute path in its option `binary`. Where a plugin has such an option, a
     container is pinned to the path that `info` found for it.
 
     [R1] A task outlives the daemon, and its output never passes through it.
@@ -201,4 +202,9 @@ class Runtime(Protocol):
         """[R24] Forget a process that has ended, once all output that was written has reached its sinks or their deadline;
         for init: unmount the root filesystem before it answers, and remove cgroup and shim, which may go on behind the
         answer; `create` of the same name waits for that. Raises FailedPrecondition when it still runs.
+        """
+
+    async def processes(self, task: TaskRef) -> list[ProcessState]:
+        """[R25] Init, first, and every exec process that was added and not deleted, ended ones as well: what a daemon asks
+        that takes the task up. Raises NotFound, Unavailable; Unimplemented without the capability.
         """

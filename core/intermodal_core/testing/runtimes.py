@@ -497,6 +497,35 @@ class RuntimeKit(ControlRules):
 
         run(body)
 
+    def test_r25_processes(self, run: Any, make_bundle: MakeBundle) -> None:
+        """Whoever takes the task up learns of what was started, what has ended meanwhile and what was not started."""
+        self.declares("processes")
+        bundle = make_bundle("processes", *FOREVER)
+        task = TaskRef("kit", bundle.name)
+
+        async def first(tasks: Tasks) -> None:
+            await tasks.started(bundle)
+            for exec_id in ("ended", "waits", "deleted"):
+                await tasks.runtime.exec(task, exec_id, process("sh", "-c", "exit 7"), Stdio())
+            for exec_id in ("ended", "deleted"):
+                await tasks.runtime.start(task, exec_id)
+                await tasks.runtime.wait(task, exec_id)
+            await tasks.runtime.delete(task, "deleted")
+
+        async def second(tasks: Tasks) -> None:
+            with pytest.raises(NotFound):
+                await tasks.runtime.processes(NOBODY)
+            await tasks.runtime.connect(task, str(bundle))
+            init, *execs = await tasks.runtime.processes(task)
+            assert (init.exec_id, init.status, init.started) == ("", "running", True)
+            assert init.pid == (await tasks.runtime.state(task)).pid
+            found = {each.exec_id: (each.status, each.exit_status, each.started) for each in execs}
+            assert found == {"ended": ("stopped", 7, True), "waits": ("created", 0, False)}
+            await tasks.end(task)
+
+        run(first)
+        run(second)
+
 
 def _processes_at(bundle: Path) -> set[int]:
     """Processes that work in a bundle's directory or speak of it."""

@@ -25,7 +25,7 @@ class ProcessCalls(TaskTable):
     async def get(self, scope: Scope, container: str, exec_id: str = "") -> ProcessState:
         """A process's state."""
         task = await self._task(scope, container)
-        return task.state(self._process(task, exec_id))
+        return task.state(await self._process(task, exec_id))
 
     async def select(self, scope: Scope) -> list[ProcessState]:
         """The namespace's tasks, exec processes apart."""
@@ -37,7 +37,7 @@ class ProcessCalls(TaskTable):
     async def kill(self, scope: Scope, container: str, signal: int, exec_id: str = "", all: bool = False) -> None:
         """Send a signal."""
         task = await self._task(scope, container)
-        process = self._process(task, exec_id)
+        process = await self._process(task, exec_id)
         if process.exit is not None and not all:
             raise NotFound(f"the process {exec_id or container} has ended")
         if not exec_id and signal in STOPPING:
@@ -47,13 +47,13 @@ class ProcessCalls(TaskTable):
     async def resize(self, scope: Scope, container: str, width: int, height: int, exec_id: str = "") -> None:
         """Set a terminal's size."""
         task = await self._task(scope, container)
-        self._process(task, exec_id)
+        await self._process(task, exec_id)
         await task.runtime.resize(task.ref, width, height, exec_id)
 
     async def close_stdin(self, scope: Scope, container: str, exec_id: str = "") -> None:
         """No more input."""
         task = await self._task(scope, container)
-        if self._process(task, exec_id).exit is None:
+        if (await self._process(task, exec_id)).exit is None:
             await task.runtime.close_stdin(task.ref, exec_id)
 
     async def attach(
@@ -61,7 +61,7 @@ class ProcessCalls(TaskTable):
     ) -> None:
         """Add descriptors to a process's streams; see the runtimes contract."""
         task = await self._task(scope, container)
-        self._process(task, exec_id)
+        await self._process(task, exec_id)
         await task.runtime.attach(task.ref, fds, exec_id, hold)
 
     async def pause(self, scope: Scope, container: str) -> None:

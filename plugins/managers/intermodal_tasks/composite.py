@@ -62,6 +62,7 @@ class Composite(Containers):
         self._log_options = log_options
         self._began = time.time_ns()
         self._ending: dict[tuple[str, str], asyncio.Task[None]] = {}
+        tasks.on_start = self._at_start
         tasks.on_exit = self._after_exit
 
     # Running.
@@ -104,18 +105,18 @@ class Composite(Containers):
         try:
             if fds is not None:
                 await self._tasks.attach(scope, row.id, _wanted(fds, row.options.interactive), hold=True)
-
-            def started(tx: Transaction) -> None:
-                current = tx.get(RUNS, *key) or row
-                tx.put(RUNS, msgspec.structs.replace(current, pending=False, started_at=time.time_ns(), exit=None))
-
-            pid = await self._tasks.start(scope, row.id, also=started)
+            pid = await self._tasks.start(scope, row.id)
         except BaseException:
             await asyncio.shield(self._abandon(scope, row.id))
             raise
         phases = {**dict(self._timings.get(key, ())), "task": created - began, "start": time.perf_counter() - created}
         self._timings[key] = list(phases.items())
         return RunningProcess(self._tasks, scope, row.id, "", pid, lambda: self._ended(scope, row.id))
+
+    def _at_start(self, tx: Transaction, namespace: str, id: str) -> None:
+        row = tx.get(RUNS, namespace, id)
+        if row is not None:
+            tx.put(RUNS, msgspec.structs.replace(row, pending=False, started_at=time.time_ns(), exit=None))
 
     def _stdio(self, row: RunRow) -> Stdio:
         directory = self._log_directory(row.namespace, row.id)
@@ -316,6 +317,9 @@ class Composite(Containers):
         rows = await self._store.read(lambda tx: list(tx.scan(RUNS)), long=True)
         for row in rows:
             scope = Scope(row.namespace)
+            with contextlib.suppress(NotFound):
+                if (await self._store.containers.get(scope, row.id)).created_at >= self._began:
+                    continue  # somebody makes it right now
             over = row.pending or (row.options.remove and row.exit is not None)
             if over and not self._tasks.has(scope, row.id):
                 await self._remove_record(scope, row)

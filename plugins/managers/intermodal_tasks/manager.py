@@ -25,6 +25,7 @@ from intermodal_core.errors import (
     InvalidArgument,
     NotFound,
     Unavailable,
+    Unimplemented,
 )
 from intermodal_core.events import EventBus
 from intermodal_core.registry import Registry
@@ -58,7 +59,8 @@ class _Create(msgspec.Struct):
 class Tasks(ProcessCalls):
     """Implements `intermodal_core.contracts.managers.tasks.Tasks`.
 
-    `bundles` is a directory that is gone at reboot. `on_exit(scope, id, exit)` is called, once, when an init process has ended.
+    `bundles` is a directory that is gone at reboot. `on_start(tx, namespace, id)` joins the transaction that records an init's
+    start, and `on_exit(scope, id, exit)` is called, once, when an init process has ended.
     """
 
     def __init__(self, store: Store, registry: Registry, bus: EventBus, bundles: Path) -> None:
@@ -67,6 +69,7 @@ class Tasks(ProcessCalls):
         self._store = store
         self._bundles = bundles
         self._pids: dict[tuple[str, str], int] = {}  # of tasks that are being created
+        self.on_start: Callable[[Transaction, str, str], None] | None = None
         self.on_exit: Callable[[Scope, str, Exit], Coroutine[Any, Any, None]] | None = None
         self.operations = Runner(store, "tasks")
         self.operations.register(
@@ -147,7 +150,7 @@ class Tasks(ProcessCalls):
     ) -> Exit:
         """Forget a process that has ended; `also` joins the transaction that forgets init."""
         task = await self._task(scope, container)
-        process = self._process(task, exec_id)
+        process = await self._process(task, exec_id)
         if exec_id:
             ended: Exit = await task.runtime.delete(task.ref, exec_id)
             await self._end(task, process, ended)
@@ -187,12 +190,10 @@ class Tasks(ProcessCalls):
 
     # Starting and ending.
 
-    async def start(
-        self, scope: Scope, container: str, exec_id: str = "", also: Callable[[Transaction], None] | None = None
-    ) -> int:
-        """Start a process; `also` joins the transaction that records init's start."""
+    async def start(self, scope: Scope, container: str, exec_id: str = "") -> int:
+        """Start a process."""
         task = await self._task(scope, container)
-        process = self._process(task, exec_id)
+        process = await self._process(task, exec_id)
         if not exec_id:
             await self._moments.tell("before_start", scope.namespace, container)
         process.told.clear()
@@ -203,22 +204,25 @@ class Tasks(ProcessCalls):
                 message = events.TaskExecStarted(container_id=container, exec_id=exec_id, pid=process.pid)
                 await self._tell(scope, "/tasks/exec-started", message)
             else:
-                row = msgspec.structs.replace(task.row, started_at=time.time_ns(), pid=process.pid)
-
-                def record(tx: Transaction) -> None:
-                    tx.put(TASKS, row)
-                    started = events.TaskStart(container_id=container, pid=process.pid)
-                    self._store.emit(tx, scope.namespace, "/tasks/start", started)
-                    if also is not None:
-                        also(tx)
-
-                await self._store.write(record)
-                task.row = row
+                await self._record_start(task)
         finally:
             process.told.set()
         if not exec_id:
             await self._moments.tell("after_start", scope.namespace, container, pid=process.pid)
         return process.pid
+
+    async def _record_start(self, task: Task) -> None:
+        row = msgspec.structs.replace(task.row, started_at=time.time_ns(), pid=task.init.pid)
+
+        def record(tx: Transaction) -> None:
+            tx.put(TASKS, row)
+            started = events.TaskStart(container_id=row.id, pid=row.pid)
+            self._store.emit(tx, row.namespace, "/tasks/start", started)
+            if self.on_start is not None:
+                self.on_start(tx, row.namespace, row.id)
+
+        await self._store.write(record)
+        task.row = row
 
     async def exec(self, scope: Scope, container: str, exec_id: str, process: bytes, stdio: Stdio) -> None:
         """Add a process."""
@@ -284,7 +288,7 @@ class Tasks(ProcessCalls):
 
     async def wait(self, scope: Scope, container: str, exec_id: str = "") -> Exit:
         """When the process has ended."""
-        process = self._process(await self._task(scope, container), exec_id)
+        process = await self._process(await self._task(scope, container), exec_id)
         await process.ended.wait()
         assert process.exit is not None
         return process.exit
@@ -336,12 +340,7 @@ class Tasks(ProcessCalls):
                     if row.exit is None:
                         await self._end(task, task.init, ended)
                 else:
-                    state: ProcessState = await runtime.state(ref)
-                    task.paused = state.status == "paused"
-                    if state.status in ("running", "paused"):
-                        task.init.started = True
-                    if row.exit is None:
-                        self._watch(task, task.init)
+                    await self._take_up(task)
                 if row.exit is not None and self.on_exit is not None:
                     self._background.begin(self.on_exit(Scope(row.namespace), row.id, row.exit))
         except (TimeoutError, IntermodalError) as error:
@@ -349,6 +348,38 @@ class Tasks(ProcessCalls):
         finally:
             self._adopting.pop(key, None)
             self._hold()
+
+    async def _take_up(self, task: Task) -> None:
+        """Learn what the runtime knows of a task, and record the start that the last daemon did not come to record."""
+        try:
+            states = await task.runtime.processes(task.ref)
+        except Unimplemented:
+            task.partial = True
+            states = [await task.runtime.state(task.ref)]
+        task.paused = states[0].status == "paused"
+        for state in states:
+            self._know(task, state)
+        if task.init.started and not task.row.started_at:
+            await self._record_start(task)
+        for process in task.processes.values():
+            if process.exit is None:
+                self._watch(task, process)
+
+    def _know(self, task: Task, state: ProcessState) -> Process:
+        process = task.processes.setdefault(state.exec_id, Process(state.exec_id, state.stdio))
+        process.pid = state.pid
+        process.started = process.started or state.started or state.status in ("running", "paused", "pausing")
+        return process
+
+    async def _learn(self, task: Task, exec_id: str) -> Process:
+        """An exec process that was added under the last daemon, of a task whose runtime does not tell of all at once."""
+        state = await task.runtime.state(task.ref, exec_id)
+        if (process := task.processes.get(exec_id)) is None:
+            process = self._know(task, state)
+            self._watch(task, process)
+            if state.status == "stopped":
+                await process.ended.wait()
+        return process
 
     async def close(self) -> None:
         """Stop watching; tasks live on and are taken up by the next daemon."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from abc import ABC, abstractmethod
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -21,7 +22,7 @@ __all__ = ["TaskTable"]
 log = logging.getLogger("intermodal.tasks")
 
 
-class TaskTable:
+class TaskTable(ABC):
     """Finds tasks by namespace and container; one that is being taken up after a restart is waited for."""
 
     def __init__(self, registry: Registry, bus: EventBus, moments: Moments) -> None:
@@ -48,11 +49,17 @@ class TaskTable:
             raise NotFound(f"the container {container} has no task in the namespace {scope.namespace}")
         return task
 
-    def _process(self, task: Task, exec_id: str) -> Process:
+    async def _process(self, task: Task, exec_id: str) -> Process:
         process = task.processes.get(exec_id)
+        if process is None and task.partial:
+            process = await self._learn(task, exec_id)
         if process is None:
             raise NotFound(f"the container {task.ref.id} has no process {exec_id}")
         return process
+
+    @abstractmethod
+    async def _learn(self, task: Task, exec_id: str) -> Process:
+        """Ask the runtime for a process that is not known here. Raises NotFound."""
 
     def _hold(self) -> None:
         """A daemon that ends when it is idle is not idle while there is a task."""

@@ -40,14 +40,18 @@ class Process:
 
 
 class Task:
-    """A task, its runtime and its processes by exec id."""
+    """A task, its runtime and its processes by exec id.
 
-    __slots__ = ("paused", "processes", "ref", "row", "runtime")
+    `partial`: it was taken up from a runtime that cannot name its exec processes, so there may be more.
+    """
+
+    __slots__ = ("partial", "paused", "processes", "ref", "row", "runtime")
 
     def __init__(self, row: TaskRow, runtime: Any) -> None:
         self.row = row
         self.runtime = runtime
         self.ref = TaskRef(row.namespace, row.id)
+        self.partial = False
         self.paused = False
         init = Process("", row.stdio, row.pid)
         init.started = bool(row.started_at)
