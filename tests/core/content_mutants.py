@@ -10,7 +10,7 @@ import msgspec
 import pytest
 from intermodal_core.contracts.content import BlobInfo, IngestStatus
 from intermodal_core.errors import NotFound
-from intermodal_core.testing.content import ContentStoreKit, StoreFactory
+from intermodal_core.testing.content import ContentStoreKit, Factory
 from intermodal_local.store import Store
 
 
@@ -18,7 +18,7 @@ class _Kit(ContentStoreKit):
     Mutant: type[Store] = Store
 
     @pytest.fixture
-    def store_factory(self) -> StoreFactory:
+    def factory(self) -> Factory:
         return self.Mutant
 
 

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import pytest
 from intermodal_core.contracts.metadata import Table, Transaction
 from intermodal_core.errors import Aborted, DataLoss, IntermodalError, Unavailable
-from intermodal_core.testing.metadata import MetadataStoreKit, StoreFactory
+from intermodal_core.testing.metadata import Factory, MetadataStoreKit
 from intermodal_sqlite import store as store_module
 from intermodal_sqlite.schema import Layout
 from intermodal_sqlite.store import Store
@@ -55,7 +55,7 @@ class _Kit(MetadataStoreKit):
     Mutant: type[Store] = Store
 
     @pytest.fixture
-    def store_factory(self) -> StoreFactory:
+    def factory(self) -> Factory:
         return lambda directory: self.Mutant(directory / "m.db")
 
 

@@ -12,23 +12,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-_RULE = re.compile(r"_?([A-Z])0*(\d+)(?=_|[A-Z][a-z]|\Z)")
-
-
-def rules_named(name: str) -> set[str]:
-    """The rules that a test or a mutant is named for: `test_c1_c2_nothing` and `TestC01C02` are for C1 and C2."""
-    name = re.sub(r"\A[Tt]est", "", name)
-    found = set()
-    while match := _RULE.match(name if name[:1].isupper() else name[:2].upper() + name[2:]):
-        found.add(match[1] + match[2])
-        name = name[match.end() :]
-    return found
-
-
-def rules_of(contract: type) -> set[str]:
-    """The rules in the docstrings of a contract: `[C1]` is C1."""
-    texts = [contract.__doc__, *(getattr(member, "__doc__", None) for member in vars(contract).values())]
-    return {rule for text in texts if text for rule in re.findall(r"\[([A-Z]\d+)\]", text)}
+from intermodal_core.testing.kit import rules_named
 
 
 def mutants(path: Path) -> list[str]:

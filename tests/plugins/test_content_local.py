@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from intermodal_core.errors import InvalidArgument, NotFound, ResourceExhausted
 from intermodal_core.plugin import Context, Plugin
-from intermodal_core.testing.content import ContentStoreKit, StoreFactory
+from intermodal_core.testing.content import ContentStoreKit, Factory
 from intermodal_local.store import Store
 
 from tests.harness.crash import every_kill
@@ -22,7 +22,7 @@ from tests.plugins import content_child as child
 
 class TestLocal(ContentStoreKit):
     @pytest.fixture
-    def store_factory(self) -> StoreFactory:
+    def factory(self) -> Factory:
         return Store
 
 

@@ -19,7 +19,7 @@ import pytest
 from intermodal_core.contracts.metadata import Table, Transaction
 from intermodal_core.errors import DataLoss, FailedPrecondition, ResourceExhausted, Unavailable
 from intermodal_core.plugin import Context, Plugin
-from intermodal_core.testing.metadata import MetadataStoreKit, StoreFactory
+from intermodal_core.testing.metadata import Factory, MetadataStoreKit
 from intermodal_sqlite.store import Store
 
 from tests.harness.crash import ROOT, command
@@ -49,7 +49,7 @@ def declared(path: Path) -> Store:
 
 class TestSqlite(MetadataStoreKit):
     @pytest.fixture
-    def store_factory(self) -> StoreFactory:
+    def factory(self) -> Factory:
         return lambda directory: Store(directory / "metadata.db")
 
 

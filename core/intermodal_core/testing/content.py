@@ -5,7 +5,7 @@ store to:
 
     class TestMine(ContentStoreKit):
         @pytest.fixture
-        def store_factory(self):
+        def factory(self):
             return MyStore
 """
 
@@ -29,12 +29,13 @@ from intermodal_core.errors import (
     OutOfRange,
     Unavailable,
 )
+from intermodal_core.testing.kit import Kit
 
-__all__ = ["ContentStoreKit", "StoreFactory", "digest_of"]
+__all__ = ["ContentStoreKit", "Factory", "digest_of"]
 
 #: Opens the store below a directory, making it where there is none. A second call with one directory stands for a
 #: restart: the earlier store is not used any more.
-StoreFactory = Callable[[Path], ContentStore]
+Factory = Callable[[Path], ContentStore]
 
 DATA = b"".join(hashlib.sha256(bytes([n])).digest() for n in range(250))
 
@@ -47,18 +48,21 @@ def digest_of(data: bytes) -> str:
 DIGEST = digest_of(DATA)
 
 
-class ContentStoreKit:
-    """The tests; override `store_factory`."""
+class ContentStoreKit(Kit):
+    """The tests; override `factory`."""
+
+    contracts = (ContentStore,)
+    instances = ("store",)
 
     @pytest.fixture
-    def store_factory(self) -> StoreFactory:
+    def factory(self) -> Factory:
         """How a store is made; to be overridden."""
         raise NotImplementedError
 
     @pytest.fixture
-    def store(self, store_factory: StoreFactory, tmp_path: Path) -> ContentStore:
+    def store(self, factory: Factory, tmp_path: Path) -> ContentStore:
         """A new store."""
-        return store_factory(tmp_path / "store")
+        return factory(tmp_path / "store")
 
     def test_c1_nothing_is_found_before_the_commit(self, store: ContentStore) -> None:
         """[C1] A blob appears whole or not at all."""
@@ -71,12 +75,12 @@ class ContentStoreKit:
         assert _read(store, DIGEST) == DATA
 
     def test_c1_an_ingest_survives_a_restart_and_is_no_blob(
-        self, store: ContentStore, store_factory: StoreFactory, tmp_path: Path
+        self, store: ContentStore, factory: Factory, tmp_path: Path
     ) -> None:
         """[C1] What was not committed is not found after a restart; [C8] it is resumed at its offset."""
         store.begin("r", len(DATA), DIGEST)
         store.append("r", DATA[:5000])
-        again = store_factory(tmp_path / "store")
+        again = factory(tmp_path / "store")
         with pytest.raises(NotFound):
             again.info(DIGEST)
         resumed = again.begin("r")
@@ -85,12 +89,10 @@ class ContentStoreKit:
         assert again.commit("r", len(DATA), DIGEST).digest == DIGEST
         assert _read(again, DIGEST) == DATA
 
-    def test_c2_a_blob_survives_a_restart(
-        self, store: ContentStore, store_factory: StoreFactory, tmp_path: Path
-    ) -> None:
+    def test_c2_a_blob_survives_a_restart(self, store: ContentStore, factory: Factory, tmp_path: Path) -> None:
         """[C2] A committed blob is there for the next process."""
         made = _write(store, DATA)
-        again = store_factory(tmp_path / "store")
+        again = factory(tmp_path / "store")
         assert again.info(DIGEST) == made
         assert _read(again, DIGEST) == DATA
         assert again.statuses() == []

@@ -16,6 +16,7 @@ from intermodal_snapshots.mounts import mount_all, mounts_below, temp_mount, unm
 
 from intermodal_core.contracts.common import Descriptor, Mount
 from intermodal_core.contracts.differs import Applied, ApplyLimits, Differ
+from intermodal_core.testing.kit import Kit
 from intermodal_core.testing.layers import OCI
 
 __all__ = ["DifferFixtures", "Factory", "Place", "Places", "applied_to", "descendants", "seen"]
@@ -117,10 +118,12 @@ class Places:
         return path
 
 
-class DifferFixtures:
+class DifferFixtures(Kit):
     """A differ with a directory of its own, and places for layers."""
 
-    capabilities: frozenset[str] = frozenset()
+    contracts = (Differ,)
+    makers = ("factory", "open_differ")
+    instances = ("differ",)
 
     # -- what a subclass may say --------------------------------------------------------------------------------------
 
@@ -199,11 +202,6 @@ class DifferFixtures:
             return mounts, descendants(os.getpid()), len(os.listdir("/proc/self/fd")), files
 
         return look
-
-    def declares(self, capability: str) -> None:
-        """Skip the test where the capability is not declared."""
-        if capability not in self.capabilities:
-            pytest.skip(f"{capability} is not declared")
 
     def need(self, differ: Differ, media_type: str) -> None:
         """Skip the test where the media type is not taken."""

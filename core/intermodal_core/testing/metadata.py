@@ -1,7 +1,12 @@
 """Conformance kit of metadata stores.
 
 Subclass and say how a store is made; each test names the rule of `intermodal_core.contracts.metadata` that it holds the
-store to.
+store to:
+
+    class TestMine(MetadataStoreKit):
+        @pytest.fixture
+        def factory(self):
+            return lambda directory: MyStore(directory / "meta.db")
 """
 
 from __future__ import annotations
@@ -18,15 +23,16 @@ from hypothesis import strategies as st
 
 from intermodal_core.contracts.metadata import MetadataStore, Table, Transaction
 from intermodal_core.errors import FailedPrecondition, Internal, InvalidArgument, Unavailable
+from intermodal_core.testing.kit import Kit
 
-__all__ = ["MetadataStoreKit", "StoreFactory", "Thing"]
+__all__ = ["Factory", "MetadataStoreKit", "Thing"]
 
 T = TypeVar("T")
 R = TypeVar("R", bound=msgspec.Struct)
 
 #: Opens the store below a directory, making it where there is none. A second call with one directory stands for a
 #: restart; the earlier store was closed, unless the test says otherwise.
-StoreFactory = Callable[[Path], MetadataStore]
+Factory = Callable[[Path], MetadataStore]
 
 
 #: Examples of one test may share a store: each begins by emptying it. Several subclasses of the kit run one test.
@@ -57,18 +63,21 @@ class Odd(msgspec.Struct, frozen=True):
 ODDS: Table[Odd] = Table("odds", Odd, ("number", "raw"))
 
 
-class MetadataStoreKit:
-    """The tests; override `store_factory`."""
+class MetadataStoreKit(Kit):
+    """The tests; override `factory`."""
+
+    contracts = (MetadataStore, Transaction)
+    instances = ("store",)
 
     @pytest.fixture
-    def store_factory(self) -> StoreFactory:
+    def factory(self) -> Factory:
         """How a store is made; to be overridden."""
         raise NotImplementedError
 
     @pytest.fixture
-    def store(self, store_factory: StoreFactory, tmp_path: Path) -> Iterator[MetadataStore]:
+    def store(self, factory: Factory, tmp_path: Path) -> Iterator[MetadataStore]:
         """A new store that knows the kit's tables."""
-        store = store_factory(tmp_path)
+        store = factory(tmp_path)
         store.declare(THINGS, ODDS)
         yield store
         store.close()
@@ -218,10 +227,10 @@ class MetadataStoreKit:
             assert isinstance(outcome, KeyError) if n % 3 == 0 else outcome == n
         assert _scan(store) == [f"{n:03}" for n in range(100) if n % 3]
 
-    def test_m6_durable(self, store_factory: StoreFactory, store: MetadataStore, tmp_path: Path) -> None:
+    def test_m6_durable(self, factory: Factory, store: MetadataStore, tmp_path: Path) -> None:
         """[M6] What returned is there for the next process, though the first never closed."""
         _write(store, lambda tx: tx.put(THINGS, Thing("a", "x")))
-        again = store_factory(tmp_path)
+        again = factory(tmp_path)
         again.declare(THINGS)
         assert _scan(again) == ["x"]
         again.close()
@@ -308,7 +317,7 @@ class MetadataStoreKit:
         with pytest.raises(InvalidArgument):
             store.declare(Table("things2", Thing, ("no_field",)))
 
-    def test_m9_migration(self, store_factory: StoreFactory, tmp_path: Path) -> None:
+    def test_m9_migration(self, factory: Factory, tmp_path: Path) -> None:
         """[M9] Records of version 1 become those of version 3, in two steps; the indexes follow."""
 
         class Old(msgspec.Struct):
@@ -328,26 +337,26 @@ class MetadataStoreKit:
 
         old: Table[Old] = Table("t", Old, ("name",))
         new: Table[New] = Table("t", New, ("name",), {"size": ("size",)}, (rename, measure))
-        store = store_factory(tmp_path)
+        store = factory(tmp_path)
         store.declare(old)
         _write(store, _put_all(old, [Old("a", "blue"), Old("b", "red")]))
         store.close()
-        store = store_factory(tmp_path)
+        store = factory(tmp_path)
         store.declare(new)
         assert _read(store, lambda tx: list(tx.scan(new, index="size"))) == [New("b", "red", 3), New("a", "blue", 4)]
         store.close()
-        store = store_factory(tmp_path)
+        store = factory(tmp_path)
         with pytest.raises(FailedPrecondition, match=r"version 3.*version 1"):
             store.declare(old)
         store.close()
 
-    def test_m9_a_failing_migration_changes_nothing(self, store_factory: StoreFactory, tmp_path: Path) -> None:
+    def test_m9_a_failing_migration_changes_nothing(self, factory: Factory, tmp_path: Path) -> None:
         """[M9] The old program can go on."""
-        store = store_factory(tmp_path)
+        store = factory(tmp_path)
         store.declare(THINGS)
         _fill(store)
         store.close()
-        store = store_factory(tmp_path)
+        store = factory(tmp_path)
 
         def broken(plain: dict[str, object]) -> dict[str, object]:
             return {} if plain["name"] == "z" else plain
@@ -355,12 +364,12 @@ class MetadataStoreKit:
         with pytest.raises(Internal):
             store.declare(Table("things", Thing, THINGS.key, THINGS.indexes, (broken,)))
         store.close()
-        store = store_factory(tmp_path)
+        store = factory(tmp_path)
         store.declare(THINGS)
         assert _scan(store) == ["x", "y", "z", "w"]
         store.close()
 
-    def test_m9_new_field_and_index(self, store_factory: StoreFactory, tmp_path: Path) -> None:
+    def test_m9_new_field_and_index(self, factory: Factory, tmp_path: Path) -> None:
         """[M9] A field with a default, and an index on it, need no new version."""
 
         class Small(msgspec.Struct):
@@ -372,11 +381,11 @@ class MetadataStoreKit:
 
         small: Table[Small] = Table("t", Small, ("name",))
         grown: Table[Grown] = Table("t", Grown, ("name",), {"kind": ("kind",)})
-        store = store_factory(tmp_path)
+        store = factory(tmp_path)
         store.declare(small)
         _write(store, lambda tx: tx.put(small, Small("a")))
         store.close()
-        store = store_factory(tmp_path)
+        store = factory(tmp_path)
         store.declare(grown)
         assert _read(store, lambda tx: list(tx.scan(grown, "plain", index="kind"))) == [Grown("a")]
         store.close()
@@ -421,9 +430,9 @@ class MetadataStoreKit:
             with pytest.raises(FailedPrecondition):
                 kept.get(THINGS, "a", "x")
 
-    def test_m12_close(self, store_factory: StoreFactory, tmp_path: Path) -> None:
+    def test_m12_close(self, factory: Factory, tmp_path: Path) -> None:
         """[M12] What was begun is finished; later calls raise."""
-        store = store_factory(tmp_path)
+        store = factory(tmp_path)
         store.declare(THINGS)
 
         async def main() -> None:
@@ -439,13 +448,13 @@ class MetadataStoreKit:
         for long in (False, True):
             with pytest.raises(Unavailable):
                 _run(store.read(lambda tx: tx.count(THINGS), long=long))
-        again = store_factory(tmp_path)
+        again = factory(tmp_path)
         again.declare(THINGS)
         assert len(_scan(again)) == 50
         again.close()
 
     @pytest.mark.parametrize("long", [False, True])
-    def test_m13_an_unreadable_record(self, store_factory: StoreFactory, tmp_path: Path, long: bool) -> None:
+    def test_m13_an_unreadable_record(self, factory: Factory, tmp_path: Path, long: bool) -> None:
         """[M13] It is not there; the others are, and its key can be used again."""
 
         class Number(msgspec.Struct):
@@ -458,11 +467,11 @@ class MetadataStoreKit:
 
         numbers: Table[Number] = Table("t", Number, ("name",))
         mixed: Table[Mixed] = Table("t", Mixed, ("name",))
-        store = store_factory(tmp_path)
+        store = factory(tmp_path)
         store.declare(mixed)
         _write(store, _put_all(mixed, [Mixed("a", 1), Mixed("b", "bad"), Mixed("c", 3)]))
         store.close()
-        store = store_factory(tmp_path)
+        store = factory(tmp_path)
         store.declare(numbers)
         assert _run(store.read(lambda tx: [number.name for number in tx.scan(numbers)], long=long)) == ["a", "c"]
         assert _run(store.read(lambda tx: tx.get(numbers, "b"), long=long)) is None

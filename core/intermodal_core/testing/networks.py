@@ -30,6 +30,7 @@ from intermodal_snapshots.mounts import mounts_below, unmount_all
 from intermodal_core.contracts.networks import Attachment, AttachResult, Network
 from intermodal_core.errors import FailedPrecondition, IntermodalError
 from intermodal_core.syscalls import CLONE_NEWNET, MS_BIND, mount, setns, unshare
+from intermodal_core.testing.kit import Kit
 
 __all__ = ["Attach", "Factory", "NetworkKit"]
 
@@ -39,10 +40,11 @@ Factory = Callable[[Path], Network]
 Attach = Callable[[str], Attachment]
 
 
-class NetworkKit:
+class NetworkKit(Kit):
     """The rules of the contract, each a test or several."""
 
-    capabilities: frozenset[str] = frozenset()
+    contracts = (Network,)
+    instances = ("network",)
     #: What `attach` may answer.
     modes: frozenset[str] = frozenset({"host", "new", "path"})
 
@@ -88,11 +90,6 @@ class NetworkKit:
             return links, names, mounts_below(root), {path for path in root.rglob("*") if not path.is_dir()}
 
         return look
-
-    def declares(self, capability: str) -> None:
-        """Skip the test where the capability is not declared."""
-        if capability not in self.capabilities:
-            pytest.skip(f"{capability} is not declared")
 
     # -- N1: attach ---------------------------------------------------------------------------------------------------
 

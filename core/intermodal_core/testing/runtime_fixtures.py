@@ -16,6 +16,8 @@ import pytest
 
 from intermodal_core.contracts.common import Mount
 from intermodal_core.contracts.runtimes import CreateTask, Exit, Runtime, Stdio, TaskRef
+from intermodal_core.testing.kit import Kit
+from intermodal_core.testing.recording import watch
 
 __all__ = [
     "FOREVER",
@@ -64,7 +66,7 @@ class Tasks:
 
     def __init__(self, opened: Opened, rootfs: tuple[Mount, ...]) -> None:
         self.opened = opened
-        self.runtime = opened.runtime
+        self.runtime = watch(opened.runtime, Runtime)
         self._rootfs = rootfs
         self.created: list[tuple[TaskRef, str]] = []
 
@@ -88,10 +90,11 @@ class Tasks:
         return await self.runtime.delete(task)
 
 
-class RuntimeFixtures:
+class RuntimeFixtures(Kit):
     """A runtime on a loop, bundles, and a check that nothing is left."""
 
-    capabilities: frozenset[str] = frozenset()
+    contracts = (Runtime,)
+    makers = ()
     #: Names of the options that `opened` takes: `binary`, a path of the runtime's binary.
     options: frozenset[str] = frozenset()
     #: Seconds that each test may take.
@@ -165,14 +168,9 @@ class RuntimeFixtures:
         path.unlink()
 
     def declares(self, capability: str) -> None:
-        """Skip the test where the capability is not declared."""
-        if capability not in self.capabilities | self.options:
-            pytest.skip(f"{capability} is not declared")
-
-    def lacks(self, capability: str) -> None:
-        """Skip the test where the capability is declared."""
-        if capability in self.capabilities:
-            pytest.skip(f"{capability} is declared")
+        """Skip the test where neither a capability nor an option of that name is declared."""
+        if capability not in self.options:
+            super().declares(capability)
 
 
 def process(*args: str, terminal: bool = False) -> bytes:

@@ -12,6 +12,7 @@ import pytest
 from intermodal_snapshots.mounts import mounts_below, temp_mount
 
 from intermodal_core.contracts.snapshotters import Snapshotter
+from intermodal_core.testing.kit import Kit
 from intermodal_core.testing.trees import tree_of
 
 __all__ = ["Factory", "SnapshotterFixtures", "directories_below", "state_of"]
@@ -29,10 +30,11 @@ def state_of(snapshotter: Snapshotter) -> dict[str, tuple[str, str, tuple[tuple[
     return {info.key: (info.kind, info.parent, tuple(sorted(info.labels.items()))) for info in snapshotter.walk()}
 
 
-class SnapshotterFixtures:
+class SnapshotterFixtures(Kit):
     """A snapshotter below a directory of its own, mounts that are undone, layers and how they look."""
 
-    capabilities: frozenset[str] = frozenset()
+    contracts = (Snapshotter,)
+    instances = ("snapshotter",)
 
     # -- what a subclass may say --------------------------------------------------------------------------------------
 

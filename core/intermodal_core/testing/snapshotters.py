@@ -378,8 +378,7 @@ class SnapshotterKit(SnapshotterFixtures):
     def test_s08_rebase_shows_what_layer_on_layer_shows(
         self, snapshotter: Snapshotter, layer: Any, tree: Any, mounted: Any
     ) -> None:
-        if "rebase" not in self.capabilities:
-            pytest.skip("does not declare `rebase`")
+        self.declares("rebase")
 
         def second(top: Path) -> None:
             (top / "etc/hosts").unlink()
@@ -418,8 +417,7 @@ class SnapshotterKit(SnapshotterFixtures):
             snapshotter.remove("r2")
 
     def test_s08_rebase_errors(self, snapshotter: Snapshotter, layer: Any) -> None:
-        if "rebase" not in self.capabilities:
-            pytest.skip("does not declare `rebase`")
+        self.declares("rebase")
         layer(snapshotter, "base")
         layer(snapshotter, "other")
         snapshotter.prepare("alone")
