@@ -6,11 +6,10 @@ from pathlib import Path
 
 import pytest
 from intermodal_core.contracts.networks import Network
+from intermodal_core.testing.contexts import context_of
 from intermodal_core.testing.networks import Factory, NetworkKit
 from intermodal_host.plugin import plugin as host
 from intermodal_none.plugin import plugin as none
-
-from tests.harness.contexts import context_of
 
 
 class TestHost(NetworkKit):

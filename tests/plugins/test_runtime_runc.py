@@ -12,9 +12,8 @@ from intermodal_api.containerd.runtime.runc_options_pb2 import Options
 from intermodal_core.contracts.runtimes import CreateTask, Runtime, TaskRef
 from intermodal_core.errors import NotFound, PluginSkipped
 from intermodal_core.spawner import Spawner
+from intermodal_core.testing.contexts import context_of
 from intermodal_runc.plugin import Config, plugin
-
-from tests.harness.contexts import context_of
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +26,7 @@ def spawner() -> Iterator[Spawner]:
 
 
 def make(tmp_path: Path, spawner: Any, **config: Any) -> Any:
-    context = context_of("runtimes", "runc", msgspec.convert(config, Config), tmp_path, spawner)
+    context = context_of("runtimes", "runc", msgspec.convert(config, Config), tmp_path, spawner=spawner)
     return plugin.factory(context)
 
 

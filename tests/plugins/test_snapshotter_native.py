@@ -7,12 +7,11 @@ from pathlib import Path
 
 import pytest
 from intermodal_core.contracts.common import Mount
+from intermodal_core.testing.contexts import context_of
 from intermodal_core.testing.snapshotters import Factory, SnapshotterKit
 from intermodal_native.plugin import Config, plugin
 from intermodal_native.snapshotter import NativeSnapshotter
 from intermodal_snapshots.mounts import mount_all, unmount_all
-
-from tests.harness.contexts import context_of
 
 
 class TestOnDisk(SnapshotterKit):

@@ -7,12 +7,11 @@ from pathlib import Path
 import pytest
 from intermodal_core.contracts.common import Mount
 from intermodal_core.errors import FailedPrecondition, InvalidArgument, PluginSkipped
+from intermodal_core.testing.contexts import context_of
 from intermodal_core.testing.snapshotters import Factory, SnapshotterKit
 from intermodal_overlayfs.plugin import Config, plugin
 from intermodal_overlayfs.snapshotter import OverlaySnapshotter, probe
 from intermodal_snapshots.mounts import filesystem_of, mount_all, mounts_below, temp_mount, unmount_all
-
-from tests.harness.contexts import context_of
 
 
 class TestOnDisk(SnapshotterKit):

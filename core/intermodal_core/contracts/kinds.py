@@ -68,4 +68,10 @@ EVENT_SINKS = Kind(
 )
 HOOKS = Kind("hooks", specs="intermodal_core.contracts.hooks:ContainerHooks", guarded=False, eager=True)
 MANAGERS = Kind("managers", guarded=False, eager=True, attributes={"containerd": "io.containerd.service.v1"})
-SERVICES = Kind("services", guarded=False, eager=True, attributes={"containerd": "io.containerd.grpc.v1"})
+SERVICES = Kind(
+    "services",
+    "intermodal_core.contracts.services:Service",
+    guarded=False,
+    eager=True,
+    attributes={"containerd": "io.containerd.grpc.v1"},
+)

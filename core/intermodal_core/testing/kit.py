@@ -48,11 +48,12 @@ def rules_named(name: str) -> set[str]:
 
 def rules_of(*contracts: Any) -> dict[str, str]:
     """The rules in the docstrings of contracts and their members, by id: `[C1] A blob ...` is C1. In their order."""
-    owners = [*contracts, *(member for contract in contracts for member in vars(contract).values())]
     found: dict[str, str] = {}
-    for owner in owners:
-        text = owner.__doc__ if owner in contracts or inspect.isfunction(owner) else None
-        pieces = _MARK.split(inspect.cleandoc(text or ""))
+    for contract in contracts:
+        pieces = _MARK.split(inspect.cleandoc(contract.__doc__ or ""))
         for id, rule in zip(pieces[1::2], pieces[2::2], strict=True):
-            found.setdefault(id, " ".join(rule.split()))
+            found[id] = " ".join(rule.partition("\n\n")[0].split())
+        for member in filter(inspect.isfunction, vars(contract).values()):
+            pieces = _MARK.split(inspect.cleandoc(member.__doc__ or ""))
+            found.update((id, " ".join(rule.split())) for id, rule in zip(pieces[1::2], pieces[2::2], strict=True))
     return dict(sorted(found.items(), key=lambda rule: (rule[0][0], int(rule[0][1:]))))
