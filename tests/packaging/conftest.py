@@ -15,6 +15,7 @@ from email.parser import Parser
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 
 from tests.repository.tree import ROOT, files
 
@@ -77,8 +78,9 @@ def declared(wheels: Iterable[Path]) -> list[importlib.metadata.Distribution]:
 
 
 def requirements(lines: Iterable[str]) -> list[str]:
-    """The names in `Requires-Dist` lines that hold without an extra."""
-    return [match[0] for line in lines if "extra ==" not in line and (match := re.match(r"[\w.-]+", line))]
+    """The names in `Requires-Dist` lines that hold here without an extra."""
+    parsed = map(Requirement, lines)
+    return [each.name for each in parsed if each.marker is None or each.marker.evaluate({"extra": ""})]
 
 
 @pytest.fixture(scope="session")
