@@ -11,10 +11,18 @@ import inspect
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
-from intermodal_core.errors import DeadlineExceeded, IntermodalError, Internal, Unavailable, from_os_error
+from intermodal_core.errors import (
+    DeadlineExceeded,
+    FailedPrecondition,
+    IntermodalError,
+    Internal,
+    Unavailable,
+    from_os_error,
+)
 
 __all__ = ["Guard", "Pool", "Statistics", "bounded"]
 
@@ -173,7 +181,7 @@ class Guard:
     """Stands for a plugin's instance: every public method is a coroutine function.
 
     Plain methods run in `pool`, coroutine methods on the loop. Attributes that are not callable are passed through.
-    `instance` is the plugin's object itself.
+    `instance` is the plugin's object itself, which `become` replaces by another.
     """
 
     def __init__(self, name: str, instance: Any, pool: Pool, deadline: float, unbounded: tuple[str, ...] = ()) -> None:
@@ -182,7 +190,43 @@ class Guard:
         self._pool = pool
         self._deadline = deadline
         self._unbounded = unbounded
+        self._running = 0
+        self._gate: asyncio.Event | None = None
+        self._drained = asyncio.Event()
+        self._gone = ""
         self.statistics: dict[str, Statistics] = {}
+
+    @asynccontextmanager
+    async def held(self, seconds: float) -> AsyncIterator[None]:
+        """Calls that come wait until the end; those under way have ended when this is entered.
+
+        Raises FailedPrecondition when they have not within `seconds`; nothing is held then.
+        """
+        self._gate, self._drained = gate, drained = asyncio.Event(), asyncio.Event()
+        try:
+            if self._running:
+                async with asyncio.timeout(seconds):
+                    await drained.wait()
+        except TimeoutError:
+            self._gate = None
+            gate.set()
+            raise FailedPrecondition(
+                f"{self._name} is busy: {self._running} calls under way have not ended within {seconds:g} s; try again later"
+            ) from None
+        try:
+            yield
+        finally:
+            self._gate = None
+            gate.set()
+
+    def become(self, other: Guard | str) -> None:
+        """From now on call what `other` guards; or refuse every call, for that reason."""
+        for method in self.statistics:
+            self.__dict__.pop(method, None)
+        self._gone = other if isinstance(other, str) else ""
+        if isinstance(other, Guard):
+            self._pool.close()
+            self.instance, self._pool, self._deadline = other.instance, other._pool, other._deadline
 
     def __getattr__(self, method: str) -> Any:
         target = getattr(self.instance, method)
@@ -194,8 +238,14 @@ class Guard:
         on_loop = inspect.iscoroutinefunction(target)
 
         async def call(*arguments: Any, **keywords: Any) -> Any:
+            if self._gate is not None:
+                await self._gate.wait()
+                return await getattr(self, method)(*arguments, **keywords)
+            if self._gone:
+                raise Unavailable(self._gone)
             began = time.perf_counter()
             failed = True
+            self._running += 1
             try:
                 if on_loop:
                     result = await bounded(target(*arguments, **keywords), deadline, where)
@@ -210,6 +260,9 @@ class Guard:
             except BaseException as error:
                 raise Internal(f"{where} raised {type(error).__name__}: {error}") from error
             finally:
+                self._running -= 1
+                if not self._running:
+                    self._drained.set()
                 statistics.add(time.perf_counter() - began, failed)
 
         setattr(self, method, call)

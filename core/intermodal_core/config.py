@@ -32,7 +32,7 @@ from intermodal_core.migrations import Migrated, Migration, migrate
 if TYPE_CHECKING:
     from intermodal_core.plugin import Plugin
 
-__all__ = ["VERSION", "Common", "Config", "Core", "Section", "load"]
+__all__ = ["RELOADABLE", "VERSION", "Common", "Config", "Core", "Section", "load"]
 
 VERSION = 1
 
@@ -99,6 +99,9 @@ class Common(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
 
 _COMMON = frozenset(Common.__struct_fields__)
 
+#: The core's own keys that take effect while the daemon runs; the others need a start.
+RELOADABLE = frozenset({"log_level", "plugin_deadline", "stop_deadline"})
+
 
 @dataclass(slots=True)
 class _Sources:
@@ -140,6 +143,10 @@ class Section:
         self.name = name
         self.options = options
         self._config = config
+
+    def where(self, *keys: str) -> str:
+        """The origin of one of its values; of the section itself without `keys`."""
+        return self._config.where((self.kind, self.name, *keys))
 
     @cached_property
     def common(self) -> Common:
@@ -218,6 +225,10 @@ class Config:
     def section(self, kind: str, name: str) -> Section:
         """The section of one instance; an empty one where the file has none."""
         return self._instances.get((kind, name)) or Section(self, kind, name, {})
+
+    def take(self, section: Section) -> None:
+        """Let a section of a later reading stand for its instance."""
+        self._instances[section.kind, section.name] = section
 
     def table(self, name: str, annotation: type[T]) -> T:
         """The top-level table (or list of tables) `name`, converted; of an absent one, what an empty one gives.

@@ -11,6 +11,7 @@ import os
 import signal
 import socket
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from intermodal_core import __version__, discovery
@@ -35,8 +36,12 @@ def main(arguments: list[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         overrides = {key: value for key in ("root", "state", "address") if (value := getattr(options, key)) is not None}
-        path = options.config or (DEFAULT_CONFIG if DEFAULT_CONFIG.exists() else None)
-        config = load_config(path, overrides, permissive=options.permissive)
+
+        def read() -> Config:
+            path = options.config or (DEFAULT_CONFIG if DEFAULT_CONFIG.exists() else None)
+            return load_config(path, overrides, permissive=options.permissive)
+
+        config = read()
         logging.basicConfig(
             level=config.core.log_level.upper(),
             format="%(asctime)s %(levelname)s %(name)s: %(message)s",
@@ -44,7 +49,7 @@ def main(arguments: list[str] | None = None) -> int:
         )
         # A busy loop must not keep the threads of plugins waiting for Python's usual 5 ms at every turn.
         sys.setswitchinterval(0.0005)
-        asyncio.run(Daemon(config, exit_idle=options.exit_idle).run())
+        asyncio.run(Daemon(config, read, exit_idle=options.exit_idle).run())
     except IntermodalError as error:
         print(f"intermodald: {error}", file=sys.stderr)
         return 1
@@ -71,8 +76,10 @@ def _parser() -> argparse.ArgumentParser:
 class Daemon:
     """One daemon on one root and state: locks, spawner, event bus, registry, in that order, and back."""
 
-    def __init__(self, config: Config, exit_idle: float = 0) -> None:
+    def __init__(self, config: Config, read: Callable[[], Config] | None = None, exit_idle: float = 0) -> None:
+        """`read()` reads the config anew."""
         self.config = config
+        self._read = read
         self.exit_idle = exit_idle
         self._locks: list[int] = []
 
@@ -89,13 +96,15 @@ class Daemon:
         spawner = Spawner()
         events = EventBus(Path(core.root) / "events", core.journal_bytes)
         address = core.address or str(Path(core.state) / "intermodal.sock")
-        registry = Registry(*self._discover(), self.config, events, spawner, address)
+        registry = Registry(*self._discover(), self.config, events, spawner, address, self._read)
         try:
             await registry.start()
             gc.collect()
             gc.freeze()
             if self.exit_idle:
                 registry.idle.watch(self.exit_idle, stop.set)
+            reloading: set[asyncio.Task[None]] = set()  # a task that nobody holds may be collected
+            loop.add_signal_handler(signal.SIGHUP, lambda: reloading.add(asyncio.ensure_future(self._reload(registry))))
             self._announce(address)
             await stop.wait()
             log.info("stopping")
@@ -105,6 +114,17 @@ class Daemon:
             await registry.stop()
             events.close()
             spawner.close()
+
+    async def _reload(self, registry: Registry) -> None:
+        """SIGHUP: the config as it is now, if it is right."""
+        try:
+            outcome = await registry.changes.reconfigure()
+        except IntermodalError as error:
+            log.error("the config stays as it is: %s", error)
+            return
+        log.info("the config was read again; in force now: %s", ", ".join(outcome.applied) or "nothing new")
+        if outcome.restart:
+            log.warning("with the next start: %s", ", ".join(outcome.restart))
 
     def _discover(self) -> tuple[list[discovery.Found], list[Kind]]:
         found = discovery.find()

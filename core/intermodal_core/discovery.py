@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import glob
 import importlib.metadata
-from collections.abc import Iterable
+import os
+import site
+import sys
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-__all__ = ["PREFIX", "Found", "find"]
+__all__ = ["PREFIX", "Found", "SearchPath", "find"]
 
 PREFIX = "intermodal."
 
@@ -20,6 +24,43 @@ class Found:
     value: str
     distribution: str
     version: str
+
+
+class SearchPath:
+    """What the `.pth` files of this Python's site directories said when this was made, as Python read them at its start."""
+
+    def __init__(self) -> None:
+        self._code = {where for where, line in self._lines() if _is_code(line)}
+
+    def extend(self) -> list[str]:
+        """Put on sys.path what their path lines name that is not there yet; a sentence for each new line that is code."""
+        sentences = []
+        for where, line in self._lines():
+            if not _is_code(line):
+                path = os.path.join(os.path.dirname(where[0]), line)
+                if os.path.isdir(path) and path not in sys.path:
+                    sys.path.append(path)
+            elif where not in self._code:
+                sentences.append(
+                    f"{where[0]} has a line of code, which Python runs at its start alone: restart the daemon"
+                )
+        return sentences
+
+    def _lines(self) -> Iterator[tuple[tuple[str, str], str]]:
+        """(file, line), and the line itself, of each that says something."""
+        user = [site.getusersitepackages()] if site.ENABLE_USER_SITE else []
+        for directory in [*site.getsitepackages(), *user]:
+            for path in sorted(glob.glob(os.path.join(glob.escape(directory), "*.pth"))):
+                try:
+                    with open(path, encoding="utf-8", errors="replace") as file:
+                        lines = [line.strip() for line in file]
+                except OSError:
+                    continue  # removed this moment
+                yield from (((path, line), line) for line in lines if line and not line.startswith("#"))
+
+
+def _is_code(line: str) -> bool:
+    return line.startswith(("import ", "import\t"))
 
 
 def find(distributions: Iterable[importlib.metadata.Distribution] | None = None) -> list[Found]:

@@ -16,7 +16,7 @@ class Kind:
     exactly one instance is in use. `eager` kinds are made ready at start, others when first required. Calls on a
     `guarded` kind go through the core: on the plugin's own threads, timed, with a deadline in seconds that a section of
     the config may change; `unbounded` names methods that wait for the world and have none; `close` the one, if any, that
-    ends an instance. `interface` is the contract as "module:Class". `specs` names, likewise, the hooks that instances of the
+    ends an instance. Of a `lasting` kind an instance serves what it made even after another has replaced it. `interface` is the contract as "module:Class". `specs` names, likewise, the hooks that instances of the
     kind implement. `attributes` is for whoever presents kinds to others.
     """
 
@@ -32,4 +32,5 @@ class Kind:
     threads: int = 4
     unbounded: tuple[str, ...] = ()
     close: str = ""
+    lasting: bool = False
     attributes: Mapping[str, str] = field(default_factory=dict)

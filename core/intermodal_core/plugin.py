@@ -41,7 +41,8 @@ class Plugin(Generic[C]):
     are enabled) or one instance (`"managers.store"`). `forked` names modules that the spawner loads, since
     functions of them are to be forked. `contract` is the version of the kind's contract that the plugin was written for.
     `tables` claims top-level tables of the config by name, with their types (a struct, or a list of them for `[[NAME]]`),
-    which the plugin reads with `registry.config.table(name, type)`.
+    which the plugin reads with `registry.config.table(name, type)`; those that are `live` it reads at each use, so that a reload
+    puts them in force.
 
     `capabilities` are those of the kind's contract that it has. `annotations` are the keys of labels that it needs on what it
     is given ("containerd.io/snapshot/cri.image-ref"), for whoever can pass them along. `exports` says more of it, by name.
@@ -65,6 +66,7 @@ class Plugin(Generic[C]):
     capabilities: tuple[str, ...] = ()
     exports: Mapping[str, str] = field(default_factory=dict)
     tables: Mapping[str, Any] = field(default_factory=dict)
+    live: tuple[str, ...] = ()
     check: Callable[[Config, Mapping[str, Collection[str]]], None] | None = None
     annotations: tuple[str, ...] = ()
     migrations: tuple[Migration, ...] = ()

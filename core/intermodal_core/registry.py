@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -18,6 +18,7 @@ import msgspec
 
 from intermodal_core.background import Background
 from intermodal_core.calls import Guard, Pool
+from intermodal_core.changes import Changes
 from intermodal_core.config import Config, Section
 from intermodal_core.discovery import Found
 from intermodal_core.errors import FailedPrecondition, IntermodalError, NotFound, PluginSkipped
@@ -82,7 +83,9 @@ class Registry:
         events: EventBus,
         spawner: Spawner,
         address: str,
+        read: Callable[[], Config] | None = None,
     ) -> None:
+        """`read()` reads the config anew, for a reload."""
         self.kinds = {kind.name: kind for kind in kinds}
         self.config = config
         self.events = events
@@ -93,28 +96,52 @@ class Registry:
         for kind in self.kinds.values():
             if kind.specs:
                 self.hooks.add_specs(load_attribute(kind.specs))
-        self._core = config.core
         self._state = Path(config.core.state)
+        self.changes = Changes(self, read)
         self._marker = Marker(self._state / "initialising")
         self._records: dict[tuple[str, str], Record] = {}
         self._variants: dict[tuple[str, str, str, bytes], Record] = {}
         self._order: list[Record] = []
         self._waits: dict[str, str] = {}
         self._background = Background(log)
-        self._discover(list(found))
+        self._offers: dict[tuple[str, str], list[Found]] = {}
+        self._installed: dict[str, set[str]] = {}
+        self.rediscover(list(found))
 
     # What there is.
 
-    def _discover(self, found: list[Found]) -> None:
-        self._offers = offers = _offers(found, self.kinds)
-        self._installed = {kind: {name for group, name in offers if group == kind} for kind in self.kinds}
+    def rediscover(
+        self, found: Iterable[Found] | None = None, anew: Callable[[Record], bool] = lambda record: True
+    ) -> list[str]:
+        """Take up what was `found` (None: nothing else than before) and what the config says; the ids of what became another.
+
+        Of the records that are not ready, those are forgotten that are no more, and those examined anew that `anew` tells.
+        """
+        if found is not None:
+            self._offers = _offers(found, self.kinds)
+            self._installed = {kind: {name for group, name in self._offers if group == kind} for kind in self.kinds}
+        instances = {key: key[1] for key in self._offers}
         sections = {key: section for key, section in self.config.instances().items() if key[0] in self.kinds}
-        instances = {key: key[1] for key in offers}
         instances.update({key: section.common.plugin or key[1] for key, section in sections.items()})
-        for (kind, name), plugin_id in sorted(instances.items()):
-            self._records[kind, name] = record = self._examine(self.config.section(kind, name), plugin_id)
-            if record.required and self.kinds[kind].specs:
-                self.hooks.demand(record.id, self.config.section(kind, name).common.guards)
+        idle = [key for key, record in self._records.items() if record.state != "ready" and record.pending is None]
+        changed = [self._records.pop(key).id for key in idle if key not in instances]
+        for (kind, name), plugin_id in instances.items():
+            old = self._records.get((kind, name))
+            if old is None or ((kind, name) in idle and anew(old)):
+                self.put(self._examine(self.config.section(kind, name), plugin_id))
+                changed.append(f"{kind}.{name}")
+        self._records = dict(sorted(self._records.items()))
+        return changed
+
+    def forgive(self) -> None:
+        """Give those that ended the daemon another chance, when they are next examined."""
+        self._marker.forget()
+
+    def put(self, record: Record) -> None:
+        """Let it stand for the instance of its name."""
+        self._records[record.kind, record.name] = record
+        if record.required and self.kinds[record.kind].specs:
+            self.hooks.demand(record.id, record.section.common.guards)
 
     def _examine(self, section: Section, plugin_id: str) -> Record:
         kind, name, common = section.kind, section.name, section.common
@@ -195,6 +222,10 @@ class Registry:
         """The plugin ids installed, by kind."""
         return self._installed
 
+    def live(self, table: str) -> bool:
+        """Whether the plugin that claims a top-level table reads it at each use."""
+        return any(table in record.plugin.live for record in self._records.values() if record.plugin)
+
     def tables(self) -> set[str]:
         """The top-level tables of the config that plugins made ready, or tried, claim."""
         return {name for record in self._records.values() if record.plugin for name in record.plugin.tables}
@@ -247,7 +278,9 @@ class Registry:
         if record.plugin is None:
             assert record.found is not None
             with self._marker.around(record.id):
-                record.plugin = await import_plugin(record.found, self.kinds[record.kind], self._core.plugin_deadline)
+                record.plugin = await import_plugin(
+                    record.found, self.kinds[record.kind], self.config.core.plugin_deadline
+                )
         return record.plugin
 
     async def start(self) -> None:
@@ -258,23 +291,37 @@ class Registry:
         await self.check(self.config)
         for sentence in (*self.config.warnings, *self.config.notices):
             log.warning("%s", sentence)
-        for kind in self.kinds.values():
-            for record in self.records(kind.name) if kind.eager else []:
-                if record.state == "available":
-                    await self._ready(record)
+        await self.start_eager()
         for record in self._records.values():
             # What required hooks guard is refused without them; the rest is served.
             if record.required and not self.kinds[record.kind].specs:
                 await self.require(record.kind, record.name)
-        for id, error in self.hooks.misspelt():  # all that state hooks have done so
-            self.hooks.unregister(id)
-            _set(self.find(*id.split(".", 1)), "failed", "no_such_hook", str(error), "update it, or the daemon")
         counts: dict[str, int] = {}
         for record in self._records.values():
             counts[record.state] = counts.get(record.state, 0) + 1
             if record.state == "failed":
                 log.warning("%s", record.why_not())
         log.info("plugins: %s", ", ".join(f"{count} {state}" for state, count in sorted(counts.items())))
+
+    async def start_eager(self) -> None:
+        """Make every instance of the eager kinds ready that can be."""
+        for kind in list(self.kinds.values()):
+            for record in self.records(kind.name) if kind.eager else []:
+                await self._ready(record)
+        for id, error in self.hooks.misspelt():  # all that state hooks have done so
+            self.hooks.unregister(id)
+            _set(self.find(*id.split(".", 1)), "failed", "no_such_hook", str(error), "update it, or the daemon")
+
+    def forget(self, record: Record) -> None:
+        """Have nobody find it any more; it ends with the daemon."""
+        del self._records[record.kind, record.name]
+
+    async def renew(self, section: Section) -> Record:
+        """A new record with this section, and a new instance if there can be one, for the one of its name."""
+        fresh = self._examine(section, section.common.plugin or section.name)
+        self.put(fresh)
+        await self._ready(fresh)
+        return fresh
 
     async def load(self, record: Record) -> None:
         """Make one instance ready, if it can be; its record tells what came of it."""
@@ -363,7 +410,7 @@ class Registry:
 
     async def _make(self, record: Record, path: tuple[str, ...]) -> None:
         kind = self.kinds[record.kind]
-        deadline = self._core.plugin_deadline
+        deadline = self.config.core.plugin_deadline
         plugin = await self._plugin(record)
         record.exports = plugin.exports
         section = record.section
@@ -377,7 +424,7 @@ class Registry:
             kind=record.kind,
             name=record.name,
             config=config,
-            root=Path(self._core.root) / record.kind / record.name,
+            root=Path(self.config.core.root) / record.kind / record.name,
             state=self._state / record.kind / record.name,
             address=self.address,
             log=logging.getLogger(f"intermodal.{record.id}"),
@@ -429,17 +476,22 @@ class Registry:
         """End what is ready, users first; one that does not end in time is logged and left."""
         await self._background.cancel()
         await self.hooks.close()
-        for record in self._ends():
-            instance = record.instance.instance if isinstance(record.instance, Guard) else record.instance
-            try:
-                async with asyncio.timeout(self._core.stop_deadline):
-                    if hasattr(instance, "__aexit__"):
-                        await instance.__aexit__(None, None, None)
-                    elif close := self.kinds[record.kind].close:
-                        await asyncio.to_thread(getattr(instance, close))
-            except Exception:
-                log.exception("%s did not end well", record.id)
-        self._order.clear()
+        for record in list(self._ends()):
+            await self.end(record)
+
+    async def end(self, record: Record) -> None:
+        """End one instance."""
+        self._order.remove(record)
+        self.hooks.unregister(record.id)
+        instance = record.instance.instance if isinstance(record.instance, Guard) else record.instance
+        try:
+            async with asyncio.timeout(self.config.core.stop_deadline):
+                if hasattr(instance, "__aexit__"):
+                    await instance.__aexit__(None, None, None)
+                elif close := self.kinds[record.kind].close:
+                    await asyncio.to_thread(getattr(instance, close))
+        except Exception:
+            log.exception("%s did not end well", record.id)
 
     def _ends(self) -> Iterator[Record]:
         """Each before what it requires. What an eager one asked for while it worked is not known: so they end before the
@@ -448,8 +500,8 @@ class Registry:
         left = [*reversed(self._order)]
         left.sort(key=lambda record: not self.kinds[record.kind].eager)
         while left:
-            used = {id(other) for record in left for other in record.uses}
-            record = next(record for record in left if id(record) not in used)
+            used = {other.id for record in left for other in record.uses}
+            record = next(record for record in left if record.id not in used)
             left.remove(record)
             yield record
 

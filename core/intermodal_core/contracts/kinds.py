@@ -60,6 +60,7 @@ RUNTIMES = Kind(
     "intermodal_core.contracts.runtimes:Runtime",
     deadline=120,
     unbounded=("wait",),
+    lasting=True,
     attributes={"containerd": "io.containerd.runtime.v2"},
 )
 NETWORKS = Kind("networks", "intermodal_core.contracts.networks:Network")

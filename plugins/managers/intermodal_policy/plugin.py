@@ -19,4 +19,9 @@ def _make(context: Context[NoConfig]) -> Policy:
     return Policy(lambda: registry.config, plugins)
 
 
-plugin = Plugin(factory=_make, tables={"defaults": Defaults, "rules": list[Rule]}, check=check)
+plugin = Plugin(
+    factory=_make,
+    tables={"defaults": Defaults, "rules": list[Rule]},
+    live=("defaults", "rules"),
+    check=check,
+)
