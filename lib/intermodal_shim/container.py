@@ -12,6 +12,7 @@ from functools import partial
 from typing import Any
 
 from google.protobuf.message import Message
+from intermodal_api.containerd.runtime import runc_options_pb2 as runc
 from intermodal_core import syscalls
 from intermodal_core.contracts.common import Mount
 from intermodal_core.errors import (
@@ -29,7 +30,7 @@ from intermodal_shim.cgroups import Cgroup
 from intermodal_shim.host import Host
 from intermodal_shim.notices import Notices
 from intermodal_shim.process import CREATED, PAUSED, PAUSING, RUNNING, STOPPED, UNKNOWN, Process
-from intermodal_shim.runtime import Runtime
+from intermodal_shim.runtime import Runtime, checkpoint_words, state_of
 from intermodal_shim.stdio import Stdio, Streams
 
 __all__ = ["Answer", "Container", "Host"]
@@ -45,6 +46,9 @@ class Container:
     """Commands that change the container's state run one after the other (`_queue`); starting an exec process and sending a
     signal wait for none of them.
     """
+
+    #: What the delete command is told of a container that has ended.
+    delete_words: tuple[str, ...] = ()
 
     def __init__(self, host: Host, runtime: Runtime, id: str, bundle: str, streams: Streams) -> None:
         self.id = id
@@ -62,15 +66,20 @@ class Container:
         self._when_removed: list[Answer] = []
         self._own_pids = True
         self._poststop = False
+        self._checkpoint = ""
         self._notices = Notices(host, id)
         self._final_metrics: Message | None = None
         self._ending: int | None = None
 
     # Life of init
 
-    def create(self, mounts: list[Mount], answer: Answer) -> None:
-        """Mount the root filesystem, open the streams, `runc create`. On an error everything is undone first."""
+    def create(self, mounts: list[Mount], answer: Answer, checkpoint: str = "") -> None:
+        """Mount the root filesystem, open the streams, `runc create`. On an error everything is undone first.
+
+        With a `checkpoint`, a directory, there is no process before `start`, which restores it.
+        """
         self._busy = True
+        self._checkpoint = checkpoint
 
         def created(error: IntermodalError | None) -> None:
             if error is not None:
@@ -95,30 +104,60 @@ class Container:
         if error is not None:
             created(error)
             return
-        options = self._runtime.options
-        stdio = self.init.streaming()
-        pid_file = os.path.join(self.bundle, "init.pid")
-        arguments = ["--bundle", self.bundle, "--pid-file", pid_file]
-        arguments += ["--console-socket", stdio.console_path] if stdio.console_path else []
-        arguments += ["--no-pivot"] if options.no_pivot else []
-        arguments += ["--no-new-keyring"] if options.no_new_keyring else []
+        if self._checkpoint:
+            self.init.status = CREATED
+            self._notices.created(self.bundle, 0)
+            created(None)
+            return
+        pid_file = self._pid_file()
+        arguments = [*self._init_words(), *(["--no-new-keyring"] if self._runtime.options.no_new_keyring else [])]
 
         def ended(error: IntermodalError | None, report: bytes) -> None:
             if error is None:
                 error = self._take_up(self.init, pid_file)
             if error is None:
                 self.init.status = CREATED
-                assert self.cgroup is not None
-                self._notices.watch_oom(self.cgroup)
+                if self.cgroup is not None:
+                    self._notices.watch_oom(self.cgroup)
                 self._notices.created(self.bundle, self.init.pid)
             created(error)
             if error is None:
                 self._host.loop.watch(self.init.pid, self._init_ended)
 
-        self._run("create", *arguments, self.id, ended=ended, fds=stdio.fds, default=InvalidArgument)
+        fds = self.init.streaming().fds
+        self._run("create", *arguments, self.id, ended=ended, fds=fds, default=InvalidArgument)
+
+    def _init_words(self) -> list[str]:
+        """What the command that makes init is told."""
+        console = self.init.streaming().console_path
+        words = ["--bundle", self.bundle, "--pid-file", self._pid_file()]
+        words += ["--console-socket", console] if console else []
+        return [*words, *(["--no-pivot"] if self._runtime.options.no_pivot else [])]
+
+    def _pid_file(self) -> str:
+        return os.path.join(self.bundle, "init.pid")
+
+    def _restore(self, started: Answer) -> None:
+        def ended(error: IntermodalError | None, report: bytes) -> None:
+            if error is None:
+                error = self._take_up(self.init, self._pid_file())
+            if error is None:
+                self.init.status = RUNNING
+                if self.cgroup is not None:
+                    self._notices.watch_oom(self.cgroup)
+                self._host.loop.watch(self.init.pid, self._init_ended)
+            else:
+                self.init.streaming().close()
+                self.init.end(255)
+            started(error)
+            self._next()
+
+        words = ["--image-path", self._checkpoint, "--detach", *self._init_words(), self.id]
+        self._run("restore", *words, ended=ended, fds=self.init.streaming().fds)
 
     def _undo_create(self, error: IntermodalError, answer: Answer) -> None:
         def undone(_: IntermodalError | None, report: bytes) -> None:
+            self._clear()
             self._unmount()
             self._host.forget(self)
             answer(error)
@@ -127,7 +166,7 @@ class Container:
             self.init.stdio.close()
         # A container of that id that another made is not ours to delete; without its directory there is none.
         root = self._runtime.options.root
-        if isinstance(error, AlreadyExists) or (root and not os.path.isdir(os.path.join(root, self.id))):
+        if isinstance(error, AlreadyExists) or (root and not state_of(root, self.id)):
             undone(None, b"")
         else:
             self._run("delete", "--force", self.id, ended=undone)
@@ -155,6 +194,8 @@ class Container:
 
         if exec_id:
             self._open(process, f"exec-{exec_id}", lambda error: self._start_exec(process, error, started))
+        elif self._checkpoint:
+            self._enqueue(lambda: self._restore(started))
         else:
             self._enqueue(lambda: self._command("start", self.id, answer=started))
 
@@ -186,9 +227,13 @@ class Container:
             started(from_os_error(failed, "writing the process"))
             return
         process.spec = b""
-        arguments = ["--process", spec, "--detach", "--pid-file", pid_file]
+        arguments = ["--process", spec, "--detach", "--pid-file", pid_file, *self._exec_words(process)]
         arguments += ["--console-socket", stdio.console_path] if stdio.console_path else []
         process.command = self._run("exec", *arguments, self.id, ended=ended, fds=stdio.fds)
+
+    def _exec_words(self, process: Process) -> list[str]:
+        """What else an exec command is told."""
+        return []
 
     def exec(self, exec_id: str, streams: Streams, spec: bytes) -> None:
         """Add a process, to be started later."""
@@ -263,6 +308,7 @@ class Container:
             self._removing = False
             if error is None or isinstance(error, NotFound):
                 self._removed = True
+                self._clear()
                 error = self._unmount()
             if error is not None:
                 self._host.log(f"removing {self.id}: {error}")
@@ -271,14 +317,14 @@ class Container:
                 answer(error)
             self._next()
 
-        self._run("delete", self.id, ended=deleted)
+        self._run("delete", *self.delete_words, self.id, ended=deleted)
 
     def delete(self, exec_id: str, answer: Answer) -> None:
         """Forget a process that has ended, once its output is drained; init: with all that is left of the container."""
         process = self.process(exec_id)
-        if process is self.init and process.status == CREATED:
-            self.kill("", signal.SIGKILL)
+        if process is self.init and process.status == CREATED and process.alive:
             process.when_ended(lambda: self.delete(exec_id, answer))
+            self.kill("", signal.SIGKILL, lambda error: None if error is None else answer(error))
             return
         if process.status != STOPPED and (process.alive or process.starting):
             raise FailedPrecondition(f"process {exec_id or 'init'} of container {self.id} still runs: kill it first")
@@ -341,16 +387,20 @@ class Container:
             raise NotFound(f"container {self.id} has no process {exec_id}")
         return process
 
-    def kill(self, exec_id: str, number: int) -> None:
+    def kill(self, exec_id: str, number: int, answer: Answer) -> None:
         """Send a signal to one process. Raises NotFound when it has ended."""
         process = self.process(exec_id)
         if not process.alive or (process is self.init and self._ending is not None):
             raise NotFound(f"process {exec_id or 'init'} of container {self.id} has ended or was not started")
         _check_signal(number)
+        self._signal(process, number, answer)
+
+    def _signal(self, process: Process, number: int, answer: Answer) -> None:
         # Only this process reaps it, so the pid is still its own.
         os.kill(process.pid, number)
         if number == signal.SIGKILL and self.init.status in (PAUSED, PAUSING) and self.cgroup is not None:
             self.cgroup.thaw()
+        answer(None)
 
     def kill_all(self, number: int, answer: Answer) -> None:
         """Send a signal to all processes."""
@@ -399,10 +449,10 @@ class Container:
 
         self._enqueue(run)
 
-    def checkpoint(self, path: str, arguments: list[str], answer: Answer) -> None:
+    def checkpoint(self, path: str, options: runc.CheckpointOptions, answer: Answer) -> None:
         """Write a checkpoint into `path`."""
         self._expect(RUNNING, PAUSED)
-        command = ["--image-path", path, *arguments, self.id]
+        command = ["--image-path", path, *self._checkpoint_words(options), self.id]
 
         def done(error: IntermodalError | None) -> None:
             if error is None:
@@ -411,17 +461,21 @@ class Container:
 
         self._enqueue(lambda: self._command("checkpoint", *command, answer=done))
 
+    def _checkpoint_words(self, options: runc.CheckpointOptions) -> list[str]:
+        return checkpoint_words(options)
+
     def pids(self) -> list[int]:
         """All processes inside."""
         return self.cgroup.pids() if self.cgroup is not None and self.init.status != STOPPED else []
 
-    def metrics(self) -> Message:
-        """Counters, the final ones after the end. Raises FailedPrecondition before there is a cgroup."""
-        if self._final_metrics is not None:
-            return self._final_metrics
-        if self.cgroup is None:
-            raise FailedPrecondition(f"container {self.id} has no cgroup")
-        return self.cgroup.metrics()
+    def stats(self, answer: Callable[[IntermodalError | None, Message | None], object]) -> None:
+        """Counters, the final ones after the end. Raises FailedPrecondition where there is no cgroup."""
+        metrics = self._final_metrics
+        if metrics is None:
+            if self.cgroup is None:
+                raise FailedPrecondition(f"container {self.id} has no cgroup")
+            metrics = self.cgroup.metrics()
+        answer(None, metrics)
 
     def reopen_logs(self) -> None:
         """Open log files by their names again."""
@@ -468,13 +522,17 @@ class Container:
         try:
             with open(pid_file, "rb", buffering=0) as file:
                 process.pid = int(file.read())
-            if process is self.init:
-                self.cgroup = Cgroup(process.pid)
-                self._own_pids = _is_first(process.pid)
+            self._made(process)
             process.streaming().started()
         except (IntermodalError, OSError, ValueError) as error:
             return _by_meaning(error, f"taking up process {process.exec_id or 'init'} of container {self.id}")
         return None
+
+    def _made(self, process: Process) -> None:
+        """Learn of a new process what there is to know. Raises OSError."""
+        if process is self.init:
+            self.cgroup = Cgroup(process.pid)
+            self._own_pids = _is_first(process.pid)
 
     def _read_spec(self) -> None:
         with open(os.path.join(self.bundle, "config.json"), "rb", buffering=0) as file:
@@ -498,6 +556,9 @@ class Container:
                 os.kill(pid, signal.SIGKILL)
             except ProcessLookupError:
                 pass
+
+    def _clear(self) -> None:
+        """What the runtime's own delete command leaves."""
 
     def _unmount(self) -> IntermodalError | None:
         while self._mounted:

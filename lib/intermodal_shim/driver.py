@@ -60,6 +60,9 @@ class ShimRuntime:
     the tasks manager tells, too. To be used on one asyncio loop. Its methods are those of `contracts.runtimes.Runtime`.
     """
 
+    #: The module whose `zygote` makes the shims.
+    forked = FORKED
+
     def __init__(
         self, name: str, spawner: Spawner, state: Path, events: str, options: Options, *, all_events: bool = False
     ) -> None:
@@ -72,7 +75,7 @@ class ShimRuntime:
         self._clients: dict[TaskRef, Client] = {}
         self._pids: dict[TaskRef, int] = {}
         self._creating: set[TaskRef] = set()
-        self._zygote = Zygote(spawner, f"{FORKED}:zygote")
+        self._zygote = Zygote(spawner, f"{self.forked}:zygote")
         self._leaving: dict[TaskRef, asyncio.Future[None]] = {}
         self._stopped = False
         self._info: tuple[float, RuntimeInfo] | None = None
@@ -376,8 +379,10 @@ class ShimRuntime:
         leaving.add_done_callback(lambda _: self._leaving.pop(task, None))
 
     def _options_in(self, namespace: str) -> Options:
-        root = self._options.root or str(self._state / "runc")
-        return self._options._replace(root=os.path.join(root, namespace))
+        return self._options._replace(root=self._root_in(self._options.root, namespace))
+
+    def _root_in(self, root: str, namespace: str) -> str:
+        return os.path.join(root or str(self._state / "runc"), namespace)
 
     def _task_options(self, task: TaskRef, request: CreateTask) -> Options:
         options = self._options_in(task.namespace).merged(request.options_type, request.options, task.namespace)

@@ -41,7 +41,7 @@ LINGER = 1.0
 FAREWELL = 3.0
 
 
-def main(way: socket.socket) -> int:
+def main(way: socket.socket, shim_type: type[Shim]) -> int:
     """Serve the task API on the listening unix socket that comes over `way`, with the arguments that `runtime.arguments` made."""
     gc.disable()
     pid = os.getpid()
@@ -59,14 +59,16 @@ def main(way: socket.socket) -> int:
         if not args:
             return 0  # none was needed any more
         sock = socket.socket(fileno=fds[0])
-        shim = Shim(args.decode(errors="surrogateescape").split("\0"), sock, pid=pid, mover=mover)
+        shim = shim_type(args.decode(errors="surrogateescape").split("\0"), sock, pid=pid, mover=mover)
     shim.loop.take_signals()
     shim.run()
     return 0
 
 
 class Shim:
-    """Holds the containers, and what they share."""
+    """Holds the containers, and what they share. Another runtime's is a subclass with another `container_type`."""
+
+    container_type: type[Container] = Container
 
     def __init__(
         self,
@@ -80,8 +82,8 @@ class Shim:
         self._mover = mover
         self._restless = REST  # seconds until it is tried again
         self.loop = loop or Loop(self._defect)
-        self.namespace, self._log_path, events, binary, root, every, systemd, no_pivot, no_keyring = args
-        self.options = Options(binary, root, bool(systemd), bool(no_pivot), bool(no_keyring))
+        self.namespace, self._log_path, events, binary, root, every, systemd, no_pivot, no_keyring, *flags = args
+        self.options = Options(binary, root, bool(systemd), bool(no_pivot), bool(no_keyring), tuple(flags))
         self._log = -1
         self._all_events = bool(every)
         self._events = Publisher(self.loop, events, self.namespace, self.log, self._quiet)
@@ -115,7 +117,7 @@ class Shim:
             raise AlreadyExists(f"container {id} is there already")
         if options not in self._runtimes:
             self._runtimes[options] = Runtime(self.loop, options)
-        container = self._containers[id] = Container(self, self._runtimes[options], id, bundle, streams)
+        container = self._containers[id] = self.container_type(self, self._runtimes[options], id, bundle, streams)
         return container
 
     def release(self, container: Container) -> None:

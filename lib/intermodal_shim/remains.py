@@ -5,22 +5,20 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import select
 import shutil
 import signal
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from intermodal_core.errors import IntermodalError
 from intermodal_core.spawner import Spawner
 from intermodal_snapshots.mounts import unmount_all
 
-from intermodal_shim.runtime import Options
+from intermodal_shim.cgroup_remains import remove_cgroups, wait_for_end
+from intermodal_shim.runtime import Options, state_of
 
 __all__ = ["Record", "clean"]
 
 _FILE = "shim.json"
-_CGROUPS = "/sys/fs/cgroup"
-_END_WITHIN = 5.0
 _DELETE_WITHIN = 10.0
 
 
@@ -55,7 +53,8 @@ class Record(NamedTuple):
         try:
             with open(os.path.join(bundle, _FILE), encoding="utf-8") as file:
                 kept = json.load(file)
-            return Record(Options(**kept["options"]), int(kept["pid"]), int(kept["started"]), int(kept["session"]))
+            options = Options(**{**kept["options"], "flags": tuple(kept["options"]["flags"])})
+            return Record(options, int(kept["pid"]), int(kept["started"]), int(kept["session"]))
         except (OSError, ValueError, TypeError, KeyError):
             return default
 
@@ -68,11 +67,9 @@ async def clean(spawner: Spawner, id: str, bundle: str, record: Record) -> int:
     pid = await asyncio.to_thread(_init_pid, bundle)
     await asyncio.to_thread(_kill_shim, record)
     options = record.options
-    if os.path.isdir(os.path.join(options.root, id)):
-        systemd = ["--systemd-cgroup"] if options.systemd_cgroup else []
-        command = [options.binary, "--root", options.root, *systemd, "delete", "--force", id]
+    if await asyncio.to_thread(state_of, options.root, id):
         try:
-            await spawner.run_async(command, timeout=_DELETE_WITHIN)
+            await spawner.run_async([*options.command, "delete", "--force", id], timeout=_DELETE_WITHIN)
         except IntermodalError:
             pass  # the binary may be gone; what it would have done is done below
     await asyncio.to_thread(_remove_rest, id, bundle, options)
@@ -80,10 +77,13 @@ async def clean(spawner: Spawner, id: str, bundle: str, record: Record) -> int:
 
 
 def _remove_rest(id: str, bundle: str, options: Options) -> None:
-    for directory in _cgroup_directories(id, bundle):
-        _remove_cgroup(directory)
+    remove_cgroups(id, bundle)
     unmount_all(os.path.join(bundle, "rootfs"))
-    shutil.rmtree(os.path.join(options.root, id), ignore_errors=True)
+    for path in state_of(options.root, id):
+        if os.path.isdir(path):
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            os.unlink(path)
 
 
 def _kill_shim(record: Record) -> None:
@@ -109,17 +109,11 @@ def _kill(pid: int, record: Record) -> None:
     try:
         if _identity(pid)[:2] == (record.pid, record.session):
             signal.pidfd_send_signal(pidfd, signal.SIGKILL)
-            _wait_for_end(pidfd)
+            wait_for_end(pidfd)
     except ProcessLookupError:
         pass
     finally:
         os.close(pidfd)
-
-
-def _wait_for_end(pidfd: int) -> None:
-    poll = select.poll()
-    poll.register(pidfd, select.POLLIN)
-    poll.poll(_END_WITHIN * 1000)
 
 
 def _identity(pid: int) -> tuple[int, int, int]:
@@ -141,68 +135,3 @@ def _init_pid(bundle: str) -> int:
             return int(file.read())
     except (OSError, ValueError):
         return 0
-
-
-def _cgroup_directories(id: str, bundle: str) -> list[str]:
-    """Where the container's cgroup is, by its spec.
-
-    Only one that is named for the container: a spec may name one that it shares with others. And only cgroupfs paths:
-    systemd's units end with their processes.
-    """
-    try:
-        with open(os.path.join(bundle, "config.json"), encoding="utf-8") as file:
-            spec: Any = json.load(file)
-        path = spec["linux"]["cgroupsPath"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return []
-    if not isinstance(path, str) or ":" in path or id not in os.path.basename(path):
-        return []
-    roots = [_CGROUPS, *(entry.path for entry in os.scandir(_CGROUPS) if entry.is_dir())]
-    found = [os.path.normpath(f"{root}/{path}") for root in roots]
-    return [directory for directory in found if directory.startswith(_CGROUPS) and os.path.isdir(directory)]
-
-
-def _remove_cgroup(top: str) -> None:
-    """Kill what is in it, and remove it with all below."""
-    directories = [directory for directory, _, _ in os.walk(top, topdown=False)]
-    for _ in range(50):
-        pidfds: list[int] = []
-        for directory in directories:
-            pidfds += _kill_members(directory)
-        for pidfd in pidfds:
-            _wait_for_end(pidfd)
-            os.close(pidfd)
-        if not pidfds:
-            break
-    for directory in directories:
-        try:
-            os.rmdir(directory)
-        except OSError:
-            pass  # another's, or busy: then it is not empty, and the next cleanup tries again
-
-
-def _kill_members(directory: str) -> list[int]:
-    """Pidfds of the processes that were killed."""
-    for name, word in (("freezer.state", "THAWED"), ("cgroup.freeze", "0")):
-        path = os.path.join(directory, name)
-        if os.path.exists(path):
-            with open(path, "w", encoding="ascii") as file:
-                file.write(word)
-    try:
-        with open(os.path.join(directory, "cgroup.procs"), encoding="ascii") as file:
-            pids = [int(word) for word in file.read().split()]
-    except OSError:
-        return []
-    pidfds = []
-    for pid in pids:
-        try:
-            pidfd = os.pidfd_open(pid)
-        except OSError:
-            continue
-        try:
-            signal.pidfd_send_signal(pidfd, signal.SIGKILL)
-        except OSError:
-            os.close(pidfd)
-        else:
-            pidfds.append(pidfd)
-    return pidfds

@@ -24,13 +24,15 @@ from intermodal_core.errors import (
 
 from intermodal_shim.loop import Loop
 
-__all__ = ["ENVIRONMENT", "Options", "Runtime", "arguments", "find"]
+__all__ = ["ENVIRONMENT", "Options", "Runtime", "arguments", "checkpoint_words", "find", "state_of"]
 
 #: Of the runtime's commands and of loggers. Made once, before the fork: it is the spawner's, and so the daemon's.
 ENVIRONMENT = {key: value for key, value in os.environb.items() if key not in (b"NOTIFY_SOCKET", b"LISTEN_FDS")}
 
 _LOG = 3
 _REPORT = 64 << 10
+#: How many of a report's errors are quoted: the last ones.
+_ERRORS = 3
 #: Words of a runtime's message and what they mean; the first that is found counts.
 _MEANINGS: tuple[tuple[str, type[IntermodalError]], ...] = (
     ("already exist", AlreadyExists),
@@ -51,13 +53,20 @@ _MEANINGS: tuple[tuple[str, type[IntermodalError]], ...] = (
 
 
 class Options(NamedTuple):
-    """How the runtime is called; `root` is its own state directory."""
+    """How the runtime is called; `root` is its own state directory, `flags` are further words before each command."""
 
     binary: str = "runc"
     root: str = ""
     systemd_cgroup: bool = False
     no_pivot: bool = False
     no_new_keyring: bool = False
+    flags: tuple[str, ...] = ()
+
+    @property
+    def command(self) -> list[str]:
+        """The words before each of its commands, but those that say where to log."""
+        root = ["--root", self.root] if self.root else []
+        return [self.binary, *root, *self.flags, *(["--systemd-cgroup"] if self.systemd_cgroup else [])]
 
     def merged(self, type_url: str, value: bytes, namespace: str) -> Options:
         """These options, overridden by a request's `containerd.runc.v1.Options`; another type changes nothing.
@@ -76,6 +85,7 @@ class Options(NamedTuple):
             systemd_cgroup=asked.systemd_cgroup or self.systemd_cgroup,
             no_pivot=asked.no_pivot_root or self.no_pivot,
             no_new_keyring=asked.no_new_keyring or self.no_new_keyring,
+            flags=self.flags,
         )
 
 
@@ -86,7 +96,40 @@ def arguments(namespace: str, log: str, events: str, all_events: bool, options: 
     `all_events` those of the tasks manager are told, too.
     """
     flags = (all_events, options.systemd_cgroup, options.no_pivot, options.no_new_keyring)
-    return [namespace, log, events, options.binary, options.root, *("y" if flag else "" for flag in flags)]
+    return [
+        namespace,
+        log,
+        events,
+        options.binary,
+        options.root,
+        *("y" if flag else "" for flag in flags),
+        *options.flags,
+    ]
+
+
+def state_of(root: str, id: str) -> list[str]:
+    """Where the runtime keeps its state of a container: a directory of that name, or runsc's `ID_sandbox:SANDBOX.state`."""
+    try:
+        names = os.listdir(root)
+    except OSError:
+        return []
+    return [os.path.join(root, name) for name in names if name == id or name.startswith(f"{id}_sandbox:")]
+
+
+def checkpoint_words(options: runc.CheckpointOptions) -> list[str]:
+    """What a checkpoint command is told."""
+    words = [] if options.exit else ["--leave-running"]
+    for flag, word in (
+        (options.open_tcp, "--tcp-established"),
+        (options.external_unix_sockets, "--ext-unix-sk"),
+        (options.terminal, "--shell-job"),
+        (options.file_locks, "--file-locks"),
+    ):
+        words += [word] if flag else []
+    words += ["--work-path", options.work_path] if options.work_path else []
+    words += ["--parent-path", options.parent_path] if options.parent_path else []
+    words += ["--manage-cgroups-mode", options.cgroups_mode] if options.cgroups_mode else []
+    return [*words, *(f"--empty-ns={name}" for name in options.empty_namespaces)]
 
 
 class Runtime:
@@ -111,9 +154,7 @@ class Runtime:
         is no such binary, and what else a failed execution means.
         """
         options = self.options
-        argv = [options.binary, *(("--root", options.root) if options.root else ())]
-        argv += ["--log", f"/proc/self/fd/{_LOG}", "--log-format", "json"]
-        argv += [*(["--systemd-cgroup"] if options.systemd_cgroup else []), verb, *arguments]
+        argv = [*options.command, "--log", f"/proc/self/fd/{_LOG}", "--log-format", "json", verb, *arguments]
         report = _report()
 
         def command_ended(status: int) -> None:
@@ -159,7 +200,7 @@ def find(binary: str) -> str:
 
 
 def _error(binary: str, verb: str, status: int, said: bytes, default: type[IntermodalError]) -> IntermodalError:
-    message = _last_message(said)
+    message = _quote(said)
     name = os.path.basename(binary)
     if not message:
         return default(f"{name} {verb} ended with status {status} and said nothing")
@@ -167,18 +208,32 @@ def _error(binary: str, verb: str, status: int, said: bytes, default: type[Inter
     return kind(f"{name} {verb}: {message}")
 
 
-def _last_message(said: bytes) -> str:
-    """The last error of a JSON log, else the last line of text."""
-    last = ""
+def _quote(said: bytes) -> str:
+    """The errors of a JSON log, whose entries may stand in one line, else the last line of text."""
+    last, errors = "", list[str]()
     for line in reversed(said.decode(errors="replace").splitlines()):
         line = line.strip()
         if line.startswith("{"):
-            try:
-                entry = json.loads(line)
-            except ValueError:
-                continue
-            if isinstance(entry, dict) and entry.get("level") in ("error", "fatal", "panic") and entry.get("msg"):
-                return " ".join(str(entry["msg"]).split())[:2000]
+            errors += [
+                " ".join(str(entry["msg"]).split())
+                for entry in reversed(_entries(line))
+                if entry.get("level") in ("error", "fatal", "panic") and entry.get("msg")
+            ]
         elif line and not last:
-            last = line.removeprefix("ERRO[0000] ")[:2000]
-    return last
+            last = line.removeprefix("ERRO[0000] ")
+    return ("; ".join(dict.fromkeys(reversed(errors[:_ERRORS]))) or last)[:2000]
+
+
+def _entries(line: str) -> list[dict[str, object]]:
+    found, start = [], 0
+    while start < len(line):
+        try:
+            entry, start = _DECODER.raw_decode(line, start)
+        except ValueError:
+            break
+        if isinstance(entry, dict):
+            found.append(entry)
+    return found
+
+
+_DECODER = json.JSONDecoder()

@@ -13,7 +13,7 @@ from intermodal_api import shim_pb2
 from intermodal_api.containerd.runtime import runc_options_pb2 as runc
 from intermodal_api.containerd.task import v2_pb2, v3_pb2
 from intermodal_core.contracts.common import Mount
-from intermodal_core.errors import FailedPrecondition, IntermodalError, InvalidArgument, from_os_error
+from intermodal_core.errors import IntermodalError, InvalidArgument, from_os_error
 from intermodal_ttrpc.dispatch import Call, Services
 
 from intermodal_shim.container import Answer, Container
@@ -106,12 +106,10 @@ class TaskService:
 
     def create(self, request: Any, call: Call, response: Any) -> None:
         """Make a container."""
-        if request.checkpoint:
-            raise FailedPrecondition("restoring a checkpoint is not possible with this shim yet: create without one")
         options = self.shim.options.merged(request.options.type_url, request.options.value, self.shim.namespace)
         mounts = [Mount(m.type, m.source, tuple(m.options), m.target) for m in request.rootfs]
         container = self.shim.add(request.id, request.bundle, _streams(request), options)
-        container.create(mounts, _then(call, lambda: response(pid=container.init.pid)))
+        container.create(mounts, _then(call, lambda: response(pid=container.init.pid)), request.checkpoint)
 
     def start(self, request: Any, call: Call, response: Any) -> None:
         """Start a process."""
@@ -137,14 +135,13 @@ class TaskService:
         process = self.shim.container(request.id).process(request.exec_id)
         process.when_ended(partial(_tell_end, process, call, response))  # no closure: a shim at rest holds it
 
-    def kill(self, request: Any, call: Call, response: Any) -> Message | None:
+    def kill(self, request: Any, call: Call, response: Any) -> None:
         """Send a signal."""
         container = self.shim.container(request.id)
         if request.all:
             container.kill_all(request.signal, _then(call, response))
-            return None
-        container.kill(request.exec_id, request.signal)
-        return response()  # type: ignore[no-any-return]
+        else:
+            container.kill(request.exec_id, request.signal, _then(call, response))
 
     def exec(self, request: Any, call: Call, response: Any) -> Message:
         """Add a process."""
@@ -177,22 +174,10 @@ class TaskService:
 
     def checkpoint(self, request: Any, call: Call, response: Any) -> None:
         """Write a checkpoint."""
-        arguments: list[str] = []
+        options = runc.CheckpointOptions()
         if request.options.type_url.rpartition("/")[2] == _CHECKPOINT_OPTIONS:
-            options = runc.CheckpointOptions.FromString(request.options.value)
-            arguments += [] if options.exit else ["--leave-running"]
-            for flag, option in (
-                (options.open_tcp, "--tcp-established"),
-                (options.external_unix_sockets, "--ext-unix-sk"),
-                (options.terminal, "--shell-job"),
-                (options.file_locks, "--file-locks"),
-            ):
-                arguments += [option] if flag else []
-            arguments += ["--work-path", options.work_path] if options.work_path else []
-            arguments += ["--manage-cgroups-mode", options.cgroups_mode] if options.cgroups_mode else []
-        else:
-            arguments.append("--leave-running")
-        self.shim.container(request.id).checkpoint(request.path, arguments, _then(call, response))
+            options.MergeFromString(request.options.value)
+        self.shim.container(request.id).checkpoint(request.path, options, _then(call, response))
 
     def resize_pty(self, request: Any, call: Call, response: Any) -> Message:
         """Set a terminal's size."""
@@ -210,13 +195,20 @@ class TaskService:
             process.stdio.close_stdin()
         return response()  # type: ignore[no-any-return]
 
-    def stats(self, request: Any, call: Call, response: Any) -> Message:
+    def stats(self, request: Any, call: Call, response: Any) -> None:
         """Counters."""
-        metrics = self.shim.container(request.id).metrics()
-        answer = response()
-        answer.stats.type_url = metrics.DESCRIPTOR.full_name
-        answer.stats.value = metrics.SerializeToString()
-        return answer  # type: ignore[no-any-return]
+
+        def counted(error: IntermodalError | None, metrics: Message | None) -> None:
+            if error is not None:
+                call.fail(error)
+                return
+            assert metrics is not None
+            answer = response()
+            answer.stats.type_url = metrics.DESCRIPTOR.full_name
+            answer.stats.value = metrics.SerializeToString()
+            call.reply(answer)
+
+        self.shim.container(request.id).stats(counted)
 
     def connect(self, request: Any, call: Call, response: Any) -> Message:
         """Who serves."""

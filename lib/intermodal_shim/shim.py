@@ -9,7 +9,7 @@ import socket
 import sys
 from typing import Any
 
-from intermodal_shim.main import REQUEST, main
+from intermodal_shim.main import REQUEST, Shim, main
 from intermodal_shim.rest import fork
 from intermodal_shim.warm import rehearse
 
@@ -20,7 +20,7 @@ _MAX_FILLERS = 4096
 _BYTES_OVERHEAD = sys.getsizeof(b"")
 
 
-def zygote(args: list[Any], fds: list[int]) -> int:
+def zygote(args: list[Any], fds: list[int], shim_type: type[Shim] = Shim) -> int:
     """Make a shim for each packet on the socket `fds[0]`: the arguments of a `Shim`, joined by NUL, and its socket. Until EOF.
 
     The answer is the pid, or a negative errno. One shim is always there already and waits to be told what it is: forking takes
@@ -55,7 +55,7 @@ def zygote(args: list[Any], fds: list[int]) -> int:
         way.close()
         pid, way = _fork_shim()
     control.close()
-    return main(way)
+    return main(way, shim_type)
 
 
 def _fork_shim() -> tuple[int, socket.socket]:

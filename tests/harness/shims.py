@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import shutil
@@ -51,17 +52,20 @@ def cgroup_parent() -> Iterator[str]:
     """A cgroup parent of this test's own; afterwards nothing is left below it."""
     parent = f"/imtest-{os.getpid()}"
     yield parent
-    left = []
-    for controller in CONTROLLERS:
-        directory = Path("/sys/fs/cgroup", controller, parent[1:])
-        if not directory.is_dir():
-            continue
-        for child in sorted(directory.rglob("*"), reverse=True):
-            if child.is_dir():
-                left.append(str(child))
-                child.rmdir()
+    deadline = time.monotonic() + 10  # a runtime's delete command may go on behind the answer
+    while (left := _cgroups_below(parent)) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    for directory in left:
         directory.rmdir()
+    for controller in CONTROLLERS:
+        with contextlib.suppress(FileNotFoundError):
+            Path("/sys/fs/cgroup", controller, parent[1:]).rmdir()
     assert not left, f"cgroups left behind: {left}"
+
+
+def _cgroups_below(parent: str) -> list[Path]:
+    tops = [Path("/sys/fs/cgroup", controller, parent[1:]) for controller in CONTROLLERS]
+    return [child for top in tops for child in sorted(top.rglob("*"), reverse=True) if child.is_dir()]
 
 
 @pytest.fixture
@@ -129,7 +133,7 @@ class Daemon:
         spawner: Spawner,
         state: Path,
         rootfs: Path,
-        driver: type[ShimRuntime] = ShimRuntime,
+        driver: Callable[..., ShimRuntime] = ShimRuntime,
         all_events: bool = True,
         **options: Any,
     ) -> None:

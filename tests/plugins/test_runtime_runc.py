@@ -60,11 +60,11 @@ def test_an_unknown_option_is_refused() -> None:
     [
         ({}, Options(), ["--root {state}/runc/ns --log"]),
         ({"root": "/elsewhere"}, Options(), ["--root /elsewhere/ns --log"]),
-        ({"systemd_cgroup": True}, Options(), ["--systemd-cgroup create"]),
+        ({"systemd_cgroup": True}, Options(), ["--systemd-cgroup --log"]),
         ({"no_pivot": True}, Options(), ["--no-pivot"]),
         ({"no_new_keyring": True}, Options(), ["--no-new-keyring"]),
         ({}, Options(root="/asked"), ["--root /asked/ns --log"]),
-        ({}, Options(systemd_cgroup=True, no_pivot_root=True), ["--systemd-cgroup create", "--no-pivot"]),
+        ({}, Options(systemd_cgroup=True, no_pivot_root=True), ["--systemd-cgroup --log", "--no-pivot"]),
         ({}, Options(no_new_keyring=True), ["--no-new-keyring"]),
     ],
 )

@@ -93,10 +93,14 @@ class ProcessState(msgspec.Struct, frozen=True):
 
 
 class Stats(msgspec.Struct, frozen=True):
-    """Counters as a serialized message: `io.containerd.cgroups.v1.Metrics` or `io.containerd.cgroups.v2.Metrics`."""
+    """Counters as a serialized message: `io.containerd.cgroups.v1.Metrics` or `io.containerd.cgroups.v2.Metrics`.
+
+    `source` says who counted: "cgroup", the kernel; "runtime", the runtime itself; "shim", a foreign shim, which does not say.
+    """
 
     type_url: str
     data: bytes
+    source: str = "cgroup"
 
 
 class RuntimeInfo(msgspec.Struct, frozen=True):
@@ -112,7 +116,8 @@ class RuntimeInfo(msgspec.Struct, frozen=True):
 class Runtime(Protocol):
     """A runtime backend.
 
-    Capabilities: `exec`, `pause`, `update`, `stats`, `checkpoint`, `terminal`, `attach`, `processes`; `any-shim` where the
+    Capabilities: `exec`, `pause`, `update`, `stats`, `checkpoint`, `terminal`, `attach`, `processes`; `pids` where each
+    process inside has a pid on the host; `any-shim` where the
     plugin drives every shim of the world, named by the absolute path in its option `binary`. Where a plugin has such an option, a
     container is pinned to the path that `info` found for it.
 
@@ -128,6 +133,8 @@ class Runtime(Protocol):
 
     async def create(self, task: TaskRef, request: CreateTask) -> int:
         """[R7] Create the container, its init held before the user's program; returns init's pid.
+
+        With a `checkpoint`, what `checkpoint` wrote, `start` goes on from there; there may be no process before (pid 0).
 
         Raises AlreadyExists, InvalidArgument for a spec the runtime refuses, quoting its message.
         """
@@ -182,7 +189,7 @@ class Runtime(Protocol):
         """[R18] Change limits; `resources` is the OCI `linux.resources` object as JSON."""
 
     async def pids(self, task: TaskRef) -> list[int]:
-        """[R19] Host pids of all processes inside."""
+        """[R19] Host pids: with the capability, of all processes inside; else of what runs them."""
 
     async def stats(self, task: TaskRef) -> Stats:
         """[R20] Counters now; an unknown counter is absent, never 0."""

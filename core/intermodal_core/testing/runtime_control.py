@@ -174,6 +174,7 @@ class ControlRules(RuntimeFixtures):
         run(body)
 
     def test_r19_pids(self, run: Any, make_bundle: MakeBundle, tmp_path: Path) -> None:
+        self.declares("pids")
         out = tmp_path / "out"
         bundle = make_bundle("pids", "sh", "-c", "sleep 1000 & sleep 1000 & echo ready; wait")
 
@@ -210,19 +211,55 @@ class ControlRules(RuntimeFixtures):
 
         run(body)
 
+    def test_r19_pids_of_the_host(self, run: Any, make_bundle: MakeBundle) -> None:
+        """Whatever can be told of what is inside, each is a pid of the host."""
+        bundle = make_bundle("some", *FOREVER)
+
+        async def body(tasks: Tasks) -> None:
+            task = await tasks.started(bundle)
+            pids = await tasks.runtime.pids(task)
+            assert (await tasks.runtime.state(task)).pid in pids
+            assert all(os.path.exists(f"/proc/{pid}") for pid in pids)
+            await tasks.end(task)
+
+        run(body)
+
     def test_r21_checkpoint(self, run: Any, make_bundle: MakeBundle, tmp_path: Path) -> None:
+        """It is written, and a container made from it goes on where the first one was."""
+        self.declares("checkpoint")
+        count = "i=0; while :; do i=$((i+1)); echo $i; sleep 0.05; done"
+        bundle, again = make_bundle("before", "sh", "-c", count), make_bundle("after", "sh", "-c", count)
+        path, out, more = tmp_path / "written", tmp_path / "out", tmp_path / "more"
+        path.mkdir()
+
+        async def body(tasks: Tasks) -> None:
+            runtime = tasks.runtime
+            task = await tasks.started(bundle, Stdio(stdout=f"file://{out}"))
+            await until(lambda: len(out.read_text().split()) > 4)
+            await runtime.checkpoint(task, str(path), *self.checkpoint_options)
+            assert list(path.iterdir())
+            await runtime.wait(task)
+            await runtime.delete(task)
+            restored = await tasks.create(again, Stdio(stdout=f"file://{more}"), checkpoint=str(path))
+            assert (await runtime.state(restored)).status == "created"
+            pid = await runtime.start(restored)
+            assert (await runtime.state(restored)).pid == pid > 0
+            await until(lambda: len(more.read_text().split()) > 4)
+            await tasks.end(restored)
+            numbers = [int(word) for word in [*out.read_text().split(), *more.read_text().split()]]
+            assert numbers == list(range(1, len(numbers) + 1))
+
+        run(body, **self.checkpoint_opened)
+
+    def test_r21_without_checkpoint(self, run: Any, make_bundle: MakeBundle, tmp_path: Path) -> None:
+        self.lacks("checkpoint")
         bundle, path = make_bundle("checkpoint", *FOREVER), tmp_path / "written"
 
         async def body(tasks: Tasks) -> None:
             task = await tasks.started(bundle)
-            if "checkpoint" in self.capabilities:
-                path.mkdir()
+            with pytest.raises(Unimplemented):
                 await tasks.runtime.checkpoint(task, str(path))
-                assert list(path.iterdir())
-            else:
-                with pytest.raises(Unimplemented):
-                    await tasks.runtime.checkpoint(task, str(path))
-                assert not path.exists()
+            assert not path.exists()
             await tasks.end(task)
 
         run(body)

@@ -10,7 +10,7 @@ import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import pytest
 
@@ -70,10 +70,11 @@ class Tasks:
         self._rootfs = rootfs
         self.created: list[tuple[TaskRef, str]] = []
 
-    async def create(self, bundle: Path, stdio: Stdio | None = None) -> TaskRef:
+    async def create(self, bundle: Path, stdio: Stdio | None = None, checkpoint: str = "") -> TaskRef:
         """Create the bundle's container, whose id is the directory's name."""
         task = TaskRef("kit", bundle.name)
-        await self.runtime.create(task, CreateTask(str(bundle), self._rootfs, stdio or Stdio()))
+        request = CreateTask(str(bundle), self._rootfs, stdio or Stdio(), checkpoint=checkpoint)
+        await self.runtime.create(task, request)
         self.created.append((task, str(bundle)))
         return task
 
@@ -82,6 +83,14 @@ class Tasks:
         task = await self.create(bundle, stdio)
         await self.runtime.start(task)
         return task
+
+    async def attempt(self, bundle: Path) -> None:
+        """Create and start what cannot be: some find out only when they start it."""
+        task = await self.create(bundle)
+        try:
+            await self.runtime.start(task)
+        finally:
+            await self.runtime.delete(task)
 
     async def end(self, task: TaskRef) -> Exit:
         """Kill and delete."""
@@ -97,6 +106,10 @@ class RuntimeFixtures(Kit):
     makers = ()
     #: Names of the options that `opened` takes: `binary`, a path of the runtime's binary.
     options: frozenset[str] = frozenset()
+    #: Type and bytes of the options by which a checkpoint ends the container.
+    checkpoint_options: tuple[str, bytes] = ("", b"")
+    #: Options of `opened` under which one can be taken.
+    checkpoint_opened: ClassVar[dict[str, Any]] = {}
     #: Seconds that each test may take.
     within: float = 60.0
 

@@ -41,5 +41,5 @@ plugin = Plugin(
     factory=_make,
     config=Config,
     forked=("intermodal_shim.shim",),
-    capabilities=("exec", "pause", "update", "stats", "terminal", "attach", "processes"),
+    capabilities=("exec", "pause", "update", "stats", "terminal", "attach", "processes", "pids"),
 )
