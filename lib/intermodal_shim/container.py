@@ -29,7 +29,7 @@ from intermodal_snapshots.mounts import mount_all
 from intermodal_shim.cgroups import Cgroup
 from intermodal_shim.host import Host
 from intermodal_shim.notices import Notices
-from intermodal_shim.process import CREATED, PAUSED, PAUSING, RUNNING, STOPPED, UNKNOWN, Process
+from intermodal_shim.process import CREATED, PAUSED, PAUSING, RUNNING, STOPPED, UNKNOWN, Process, check_signal, is_first
 from intermodal_shim.runtime import Runtime, checkpoint_words, state_of
 from intermodal_shim.stdio import Stdio, Streams
 
@@ -392,7 +392,7 @@ class Container:
         process = self.process(exec_id)
         if not process.alive or (process is self.init and self._ending is not None):
             raise NotFound(f"process {exec_id or 'init'} of container {self.id} has ended or was not started")
-        _check_signal(number)
+        check_signal(number)
         self._signal(process, number, answer)
 
     def _signal(self, process: Process, number: int, answer: Answer) -> None:
@@ -404,7 +404,7 @@ class Container:
 
     def kill_all(self, number: int, answer: Answer) -> None:
         """Send a signal to all processes."""
-        _check_signal(number)
+        check_signal(number)
         if not self.init.alive:
             raise NotFound(f"container {self.id} has ended")
         self._run("kill", "--all", self.id, str(number), ended=lambda error, report: answer(error))
@@ -532,7 +532,7 @@ class Container:
         """Learn of a new process what there is to know. Raises OSError."""
         if process is self.init:
             self.cgroup = Cgroup(process.pid)
-            self._own_pids = _is_first(process.pid)
+            self._own_pids = is_first(process.pid)
 
     def _read_spec(self) -> None:
         with open(os.path.join(self.bundle, "config.json"), "rb", buffering=0) as file:
@@ -575,19 +575,6 @@ def _by_meaning(error: Exception, doing: str) -> IntermodalError:
     if isinstance(error, IntermodalError):
         return error
     return from_os_error(error, doing) if isinstance(error, OSError) else IntermodalError(f"{doing}: {error}")
-
-
-def _is_first(pid: int) -> bool:
-    """Whether the process is the init of a pid namespace, with whose end the kernel ends all others in it."""
-    with open(f"/proc/{pid}/status", "rb", buffering=0) as file:
-        status = file.read()
-    _, _, pids = status.partition(b"\nNSpid:")
-    return pids.partition(b"\n")[0].split()[-1:] == [b"1"]
-
-
-def _check_signal(number: int) -> None:
-    if not 1 <= number <= 64:
-        raise InvalidArgument(f"{number} is no signal; they go from 1 to 64")
 
 
 def _private(path: str, flags: int) -> int:

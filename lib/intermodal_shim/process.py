@@ -5,11 +5,11 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from intermodal_core.errors import FailedPrecondition
+from intermodal_core.errors import FailedPrecondition, InvalidArgument
 
 from intermodal_shim.stdio import Stdio, Streams
 
-__all__ = ["CREATED", "PAUSED", "PAUSING", "RUNNING", "STOPPED", "UNKNOWN", "Process"]
+__all__ = ["CREATED", "PAUSED", "PAUSING", "RUNNING", "STOPPED", "UNKNOWN", "Process", "check_signal", "is_first"]
 
 # The numbers of containerd.v1.types.Status.
 UNKNOWN, CREATED, RUNNING, STOPPED, PAUSED, PAUSING = range(6)
@@ -96,3 +96,17 @@ class Process:
         if self.stdio is None:
             raise FailedPrecondition(f"process {self.exec_id or 'init'} has no streams before it is started")
         return self.stdio
+
+
+def is_first(pid: int) -> bool:
+    """Whether the process is the init of a pid namespace, with whose end the kernel ends all others in it."""
+    with open(f"/proc/{pid}/status", "rb", buffering=0) as file:
+        status = file.read()
+    _, _, pids = status.partition(b"\nNSpid:")
+    return pids.partition(b"\n")[0].split()[-1:] == [b"1"]
+
+
+def check_signal(number: int) -> None:
+    """Raises InvalidArgument for what is no signal."""
+    if not 1 <= number <= 64:
+        raise InvalidArgument(f"{number} is no signal; they go from 1 to 64")

@@ -19,7 +19,6 @@ from intermodal_core.spawner import Spawner
 from intermodal_runsc.options import OPTIONS_TYPE, TYPE_URL
 from intermodal_runsc.platform import probe
 from intermodal_runsc.plugin import Config, plugin
-
 from tests.harness.contexts import context_of
 
 OWN_NETWORK = {"linux": {"namespaces": [{"type": "network"}]}}
