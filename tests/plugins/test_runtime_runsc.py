@@ -16,10 +16,10 @@ from intermodal_api.containerd.runtime.runtime_options_pb2 import Options
 from intermodal_core.contracts.runtimes import CreateTask, Runtime, TaskRef
 from intermodal_core.errors import IntermodalError, InvalidArgument, PluginSkipped
 from intermodal_core.spawner import Spawner
+from intermodal_core.testing.contexts import context_of
 from intermodal_runsc.options import OPTIONS_TYPE, TYPE_URL
 from intermodal_runsc.platform import probe
 from intermodal_runsc.plugin import Config, plugin
-from tests.harness.contexts import context_of
 
 OWN_NETWORK = {"linux": {"namespaces": [{"type": "network"}]}}
 
@@ -43,7 +43,7 @@ def recorder(tmp_path: Path) -> Path:
 
 
 def make(tmp_path: Path, spawner: Any, **config: Any) -> Any:
-    return plugin.factory(context_of("runtimes", "runsc", msgspec.convert(config, Config), tmp_path, spawner))
+    return plugin.factory(context_of("runtimes", "runsc", msgspec.convert(config, Config), tmp_path, spawner=spawner))
 
 
 def create_call(tmp_path: Path, spawner: Spawner, request: Any = None, spec: Any = None, **config: Any) -> str:
