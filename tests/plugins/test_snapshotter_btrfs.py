@@ -15,11 +15,11 @@ from intermodal_btrfs.plugin import Config, plugin
 from intermodal_btrfs.snapshotter import BtrfsSnapshotter
 from intermodal_core.contracts.common import Mount
 from intermodal_core.errors import PluginSkipped
+from intermodal_core.testing.contexts import context_of
 from intermodal_core.testing.snapshotters import Factory, SnapshotterKit
 from intermodal_snapshots.mounts import temp_mount
 
 from tests.harness.btrfs import btrfs
-from tests.harness.contexts import context_of
 
 _number = itertools.count()
 
