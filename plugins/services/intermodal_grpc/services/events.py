@@ -49,7 +49,7 @@ class Events(Service):
         if since and not since.isdigit():
             raise InvalidArgument(f"the metadata since is a sequence number, not {since!r}")
         async with self._bus.subscribe(list(request.filters), since=int(since) if since else None) as subscription:
-            await call.context.send_initial_metadata(())  # the client knows that nothing is missed from here on
+            call.send_initial_metadata()  # the client knows that nothing is missed from here on
             async for event in subscription:
                 yield _envelope(event)
 
