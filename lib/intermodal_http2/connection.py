@@ -11,8 +11,8 @@ from intermodal_http2 import frames, settings
 from intermodal_http2.budget import Budget
 from intermodal_http2.flow import Outflow
 from intermodal_http2.frames import ConnectionFault, StreamFault
-from intermodal_http2.heads import Head
 from intermodal_http2.headers import Headers
+from intermodal_http2.heads import Head
 from intermodal_http2.hpack import NO_TABLE
 from intermodal_http2.reader import Reader
 from intermodal_http2.stream import Stream
@@ -98,9 +98,7 @@ class Connection(Reader):
 
     def leave(self) -> None:
         """Tell the peer to send no new requests; the connection ends with the last of those that run."""
-        self.write(
-            frames.goaway(frames.MAX_WINDOW, frames.NO_ERROR) + frames.frame(frames.PING, 0, 0, _LEAVING)
-        )
+        self.write(frames.goaway(frames.MAX_WINDOW, frames.NO_ERROR) + frames.frame(frames.PING, 0, 0, _LEAVING))
 
     # Frames.
 

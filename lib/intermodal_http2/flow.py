@@ -157,7 +157,6 @@ class Outflow:
             _wake(stream)
         return turn
 
-
     def _write(self, data: bytes) -> None:
         self._budget.give(1 + len(data) // _ACKNOWLEDGED)
         self._link.write(data)

@@ -62,7 +62,9 @@ class Reader(Link):
         while len(data) - at >= 9:
             length = int.from_bytes(data[at : at + 3])
             if length > settings.OUR_FRAME:
-                raise ConnectionFault(frames.FRAME_SIZE_ERROR, f"a frame of {length} bytes is over {settings.OUR_FRAME}")
+                raise ConnectionFault(
+                    frames.FRAME_SIZE_ERROR, f"a frame of {length} bytes is over {settings.OUR_FRAME}"
+                )
             end = at + 9 + length
             if end > len(data):
                 break

@@ -35,7 +35,7 @@ class Service:
 
 
 def _unserved(service: str, method: str) -> str:
-    return f"unknown service {service}" if service else f"unknown method {method}"
+    return f"unknown method {method} for service {service}"
 
 
 class Server:

@@ -10,7 +10,7 @@ import msgspec
 from intermodal_core.plugin import Context, Plugin
 from intermodal_http2.server import Server
 
-from intermodal_grpc.server import Call, Service
+from intermodal_grpc.server import Call, Service, unserved
 from intermodal_grpc.services.containers import Containers
 from intermodal_grpc.services.content import Content
 from intermodal_grpc.services.diff import Diff
@@ -62,7 +62,8 @@ class GrpcService:
             Version(),
         ]
         services.append(Health([service.descriptor.full_name for service in services]))
-        self._server = Server(services, context.registry.idle.busy, Call)
+        served = {service.descriptor.full_name for service in services}
+        self._server = Server(services, context.registry.idle.busy, Call, unserved(context.registry, served))
         core = context.registry.config.core
         await self._server.listen(context.address, int(core.socket_mode, 8), core.socket_owner, core.socket_group)
         return self

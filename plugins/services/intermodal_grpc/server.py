@@ -1,11 +1,14 @@
-"""What the services have in common: the namespace and lease of a call."""
+"""What the services have in common: the namespace and lease of a call, and the words for a service that is not here."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Collection
+
 from intermodal_core.contracts.managers.store import Scope
+from intermodal_core.registry import Registry
 from intermodal_http2 import call, server
 
-__all__ = ["Call", "Service"]
+__all__ = ["Call", "Service", "unserved"]
 
 Service = server.Service
 
@@ -19,3 +22,23 @@ class Call(call.Call):
     def scope(self) -> Scope:
         """The namespace and lease that the client named."""
         return Scope(self.metadata("containerd-namespace"), self.metadata("containerd-lease"))
+
+
+def unserved(registry: Registry, served: Collection[str]) -> Callable[[str, str], str]:
+    """The sentence for a call of a method that nobody answers: of a service, also which plugins of the kind are off, and why.
+
+    It may be one of those that the caller is after, and the caller's log is where somebody will look.
+    """
+
+    def sentence(service: str, method: str) -> str:
+        if service in served:
+            return f"unknown method {method} for service {service}"
+        said = f"unknown service {service}"
+        for record in registry.records("services"):
+            if record.state not in ("ready", "available"):
+                said += f"; {record.why_not()}"
+                if record.state == "disabled":
+                    said += f" ({registry.config.where((record.kind, record.name, 'enabled'))})"
+        return said
+
+    return sentence
