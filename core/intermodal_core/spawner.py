@@ -1,4 +1,4 @@
-"""Starts processes for the daemon, which must not fork: gRPC and fork hang together, and threads hold locks.
+"""Starts processes for the daemon, which must not fork: it has threads, and they hold locks.
 
 The `Spawner` keeps one process, `intermodal_core.forkserver`, made by posix_spawn, and asks it to fork functions of modules
 that were preloaded there and to execute commands. That process may be killed at any time: calls that it was working
