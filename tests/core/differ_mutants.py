@@ -16,7 +16,7 @@ import msgspec
 import pytest
 from intermodal_core import syscalls
 from intermodal_core.contracts.common import Descriptor, Mount
-from intermodal_core.contracts.differs import Applied, ApplyLimits
+from intermodal_core.contracts.differs import Alone, Applied, ApplyLimits
 from intermodal_core.errors import (
     Cancelled,
     DeadlineExceeded,
@@ -50,7 +50,7 @@ def _top(mounts: Mounts) -> Path:
 
 
 class _Kit(DifferKit):
-    capabilities = frozenset({"limits", "devices", "timeout", "worker"})
+    capabilities = frozenset({"limits", "devices", "timeout", "worker", "alone"})
     Mutant: type[TarDiffer] = TarDiffer
 
     @pytest.fixture
@@ -63,9 +63,11 @@ class _Renaming(TarDiffer):
 
     hidden: type[IntermodalError]
 
-    def apply(self, layer: int, descriptor: Descriptor, mounts: Mounts, limits: Limits = None) -> Applied:
+    def apply(
+        self, layer: int, descriptor: Descriptor, mounts: Mounts, limits: Limits = None, alone: bool = False
+    ) -> Applied:
         try:
-            return super().apply(layer, descriptor, mounts, limits)
+            return super().apply(layer, descriptor, mounts, limits, alone)
         except self.hidden as error:
             raise Internal(str(error)) from error
 
@@ -78,7 +80,9 @@ class TestD1(_Kit):
     class Mutant(TarDiffer):
         """Believes every name."""
 
-        def apply(self, layer: int, descriptor: Descriptor, mounts: Mounts, limits: Limits = None) -> Applied:
+        def apply(
+            self, layer: int, descriptor: Descriptor, mounts: Mounts, limits: Limits = None, alone: bool = False
+        ) -> Applied:
             with (
                 open(layer, "rb", closefd=False) as file,
                 tarfile.open(fileobj=file) as archive,
@@ -96,8 +100,10 @@ class TestD1Follows(_Kit):
     class Mutant(TarDiffer):
         """Sets the modes of directories once more, through links."""
 
-        def apply(self, layer: int, descriptor: Descriptor, mounts: Mounts, limits: Limits = None) -> Applied:
-            applied = super().apply(layer, descriptor, mounts, limits)
+        def apply(
+            self, layer: int, descriptor: Descriptor, mounts: Mounts, limits: Limits = None, alone: bool = False
+        ) -> Applied:
+            applied = super().apply(layer, descriptor, mounts, limits, alone)
             os.lseek(layer, 0, os.SEEK_SET)
             with open(layer, "rb", closefd=False) as file, tarfile.open(fileobj=file) as archive:
                 for entry in archive:
@@ -110,9 +116,11 @@ class TestD1Runs(_Kit):
     class Mutant(TarDiffer):
         """Starts an interpreter that looks for modules in the layer."""
 
-        def apply(self, layer: int, descriptor: Descriptor, mounts: Mounts, limits: Limits = None) -> Applied:
+        def apply(
+            self, layer: int, descriptor: Descriptor, mounts: Mounts, limits: Limits = None, alone: bool = False
+        ) -> Applied:
             try:
-                return super().apply(layer, descriptor, mounts, limits)
+                return super().apply(layer, descriptor, mounts, limits, alone)
             finally:
                 subprocess.run([sys.executable, "-c", ""], env={"PYTHONPATH": str(_top(mounts))}, check=False)
 
@@ -121,9 +129,11 @@ class TestD2(_Kit):
     class Mutant(TarDiffer):
         """Takes what is there of a layer that is cut off."""
 
-        def apply(self, layer: int, descriptor: Descriptor, mounts: Mounts, limits: Limits = None) -> Applied:
+        def apply(
+            self, layer: int, descriptor: Descriptor, mounts: Mounts, limits: Limits = None, alone: bool = False
+        ) -> Applied:
             try:
-                return super().apply(layer, descriptor, mounts, limits)
+                return super().apply(layer, descriptor, mounts, limits, alone)
             except InvalidArgument:
                 return Applied("", 0, "", 0)
 
@@ -132,17 +142,21 @@ class TestD2Files(_Kit):
     class Mutant(TarDiffer):
         """Keeps a copy."""
 
-        def apply(self, layer: int, descriptor: Descriptor, mounts: Mounts, limits: Limits = None) -> Applied:
+        def apply(
+            self, layer: int, descriptor: Descriptor, mounts: Mounts, limits: Limits = None, alone: bool = False
+        ) -> Applied:
             os.close(tempfile.mkstemp()[0])
-            return super().apply(layer, descriptor, mounts, limits)
+            return super().apply(layer, descriptor, mounts, limits, alone)
 
 
 class TestD2Mounts(_Kit):
     class Mutant(TarDiffer):
         """Leaves its scratch directory mounted."""
 
-        def apply(self, layer: int, descriptor: Descriptor, mounts: Mounts, limits: Limits = None) -> Applied:
-            applied = super().apply(layer, descriptor, mounts, limits)
+        def apply(
+            self, layer: int, descriptor: Descriptor, mounts: Mounts, limits: Limits = None, alone: bool = False
+        ) -> Applied:
+            applied = super().apply(layer, descriptor, mounts, limits, alone)
             syscalls.mount("none", str(self._scratch), "tmpfs")
             return applied
 
@@ -151,9 +165,11 @@ class TestD2Descriptors(_Kit):
     class Mutant(TarDiffer):
         """Duplicates the layer's descriptor, and forgets it where there is an error."""
 
-        def apply(self, layer: int, descriptor: Descriptor, mounts: Mounts, limits: Limits = None) -> Applied:
+        def apply(
+            self, layer: int, descriptor: Descriptor, mounts: Mounts, limits: Limits = None, alone: bool = False
+        ) -> Applied:
             mine = os.dup(layer)
-            applied = super().apply(mine, descriptor, mounts, limits)
+            applied = super().apply(mine, descriptor, mounts, limits, alone)
             os.close(mine)
             return applied
 
@@ -185,7 +201,9 @@ class TestD3Guesses(_Kit):
     class Mutant(TarDiffer):
         """Tries its luck with every type."""
 
-        def apply(self, layer: int, descriptor: Descriptor, mounts: Mounts, limits: Limits = None) -> Applied:
+        def apply(
+            self, layer: int, descriptor: Descriptor, mounts: Mounts, limits: Limits = None, alone: bool = False
+        ) -> Applied:
             kind = "application/vnd.docker.image.rootfs.diff.tar"
             return super().apply(layer, msgspec.structs.replace(descriptor, media_type=kind), mounts, limits)
 
@@ -194,8 +212,10 @@ class TestD4(_Kit):
     class Mutant(TarDiffer):
         """Reports the layer's own digest for both forms."""
 
-        def apply(self, layer: int, descriptor: Descriptor, mounts: Mounts, limits: Limits = None) -> Applied:
-            applied = super().apply(layer, descriptor, mounts, limits)
+        def apply(
+            self, layer: int, descriptor: Descriptor, mounts: Mounts, limits: Limits = None, alone: bool = False
+        ) -> Applied:
+            applied = super().apply(layer, descriptor, mounts, limits, alone)
             return msgspec.structs.replace(applied, diff_id=applied.source_digest)
 
 
@@ -203,11 +223,13 @@ class TestD4Closes(_Kit):
     class Mutant(TarDiffer):
         """Closes what it was lent."""
 
-        def apply(self, layer: int, descriptor: Descriptor, mounts: Mounts, limits: Limits = None) -> Applied:
+        def apply(
+            self, layer: int, descriptor: Descriptor, mounts: Mounts, limits: Limits = None, alone: bool = False
+        ) -> Applied:
             mine = os.dup(layer)
             os.close(layer)
             try:
-                return super().apply(mine, descriptor, mounts, limits)
+                return super().apply(mine, descriptor, mounts, limits, alone)
             finally:
                 os.close(mine)
 
@@ -216,7 +238,9 @@ class TestD4Limits(_Kit):
     class Mutant(TarDiffer):
         """Has limits of its own only."""
 
-        def apply(self, layer: int, descriptor: Descriptor, mounts: Mounts, limits: Limits = None) -> Applied:
+        def apply(
+            self, layer: int, descriptor: Descriptor, mounts: Mounts, limits: Limits = None, alone: bool = False
+        ) -> Applied:
             return super().apply(layer, descriptor, mounts)
 
 
@@ -240,8 +264,10 @@ class TestD4Implied(_Kit):
     class Mutant(TarDiffer):
         """Gives every directory the usual mode."""
 
-        def apply(self, layer: int, descriptor: Descriptor, mounts: Mounts, limits: Limits = None) -> Applied:
-            applied = super().apply(layer, descriptor, mounts, limits)
+        def apply(
+            self, layer: int, descriptor: Descriptor, mounts: Mounts, limits: Limits = None, alone: bool = False
+        ) -> Applied:
+            applied = super().apply(layer, descriptor, mounts, limits, alone)
             for directory, _, _ in os.walk(_top(mounts)):
                 os.chmod(directory, 0o755)
             return applied
@@ -251,9 +277,11 @@ class TestD4Whiteouts(_Kit):
     class Mutant(TarDiffer):
         """Knows nothing of overlays: unpacks into the upper directory, where a whiteout finds nothing to remove."""
 
-        def apply(self, layer: int, descriptor: Descriptor, mounts: Mounts, limits: Limits = None) -> Applied:
+        def apply(
+            self, layer: int, descriptor: Descriptor, mounts: Mounts, limits: Limits = None, alone: bool = False
+        ) -> Applied:
             mounts = (Mount("bind", str(_top(mounts)), ("rbind", "rw")),) if len(mounts) == 1 else mounts
-            return super().apply(layer, descriptor, mounts, limits)
+            return super().apply(layer, descriptor, mounts, limits, alone)
 
 
 class TestD4Disk(_Kit):
@@ -274,3 +302,20 @@ class TestD4Forbidden(_Kit):
 class TestD4Malformed(_Kit):
     class Mutant(_Renaming):
         hidden = InvalidArgument
+
+
+class TestD5Implied(_Kit):
+    class Mutant(TarDiffer):
+        """Leaves directories that are implied as it made them."""
+
+        def settle(self, layers: tuple[Alone, ...], below: Mounts) -> int:
+            kept = (Alone(x.mounts, msgspec.structs.replace(x.residue, implied=())) for x in layers)
+            return min(2, super().settle(tuple(kept), below))
+
+
+class TestD5Links(_Kit):
+    class Mutant(TarDiffer):
+        """Makes a directory where there is a link below."""
+
+        def settle(self, layers: tuple[Alone, ...], below: Mounts) -> int:
+            return super().settle(layers[:2], below) + len(layers[2:])

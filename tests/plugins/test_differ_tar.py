@@ -20,7 +20,7 @@ def spawner() -> Iterator[Spawner]:
 
 
 class TestTar(DifferKit):
-    capabilities = frozenset({"limits", "devices", "timeout", "worker"})
+    capabilities = frozenset({"limits", "devices", "timeout", "worker", "alone"})
 
     @pytest.fixture
     def factory(self, spawner: Spawner) -> Factory:

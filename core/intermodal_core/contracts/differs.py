@@ -8,7 +8,7 @@ import msgspec
 
 from intermodal_core.contracts.common import Descriptor, Mount
 
-__all__ = ["VERSION", "Applied", "ApplyLimits", "Differ"]
+__all__ = ["VERSION", "Alone", "Applied", "ApplyLimits", "Differ", "Residue"]
 
 VERSION = 1
 
@@ -22,18 +22,46 @@ class ApplyLimits(msgspec.Struct, frozen=True):
     ratio: int = 2000
 
 
+class Residue(msgspec.Struct, frozen=True):
+    """What of a layer that was applied alone depends on what will be below: paths, bytes as UTF-8 with surrogate escapes.
+
+    `implied` are directories that the layer does not list (the root is ""), `assumed` what it took for directories before it
+    said what they are, `whiteouts` what it hides, `opaque` directories of which it hides all that is below.
+    """
+
+    implied: tuple[str, ...] = ()
+    assumed: tuple[str, ...] = ()
+    whiteouts: tuple[str, ...] = ()
+    opaque: tuple[str, ...] = ()
+
+
 class Applied(msgspec.Struct, frozen=True):
-    """The outcome: digest and size of the uncompressed tar, and of the bytes read."""
+    """The outcome: digest and size of the uncompressed tar, and of the bytes read.
+
+    `seconds` is the processor time by stage: `decompress` (with hashing) and `write`. `residue` is of a layer that was
+    applied alone, None where it could not be.
+    """
 
     diff_id: str
     size: int
     source_digest: str
     source_size: int
+    seconds: dict[str, float] = {}
+    residue: Residue | None = None
+
+
+class Alone(msgspec.Struct, frozen=True):
+    """A layer that was applied alone: its mounts, and what is left to do."""
+
+    mounts: tuple[Mount, ...]
+    residue: Residue
 
 
 @runtime_checkable
 class Differ(Protocol):
     """Applies a layer onto mounts.
+
+    Capabilities (declared by the plugin): `alone`, without which `apply` takes no `alone` and there is no `settle`.
 
     [D1] Nothing outside the mounts is read, written or executed, whatever the layer holds.
     [D2] A layer that cannot be applied whole raises; the mounts' content is then undefined and the caller drops the
@@ -49,6 +77,7 @@ class Differ(Protocol):
         descriptor: Descriptor,
         mounts: tuple[Mount, ...],
         limits: ApplyLimits | None = None,
+        alone: bool = False,
     ) -> Applied:
         """[D4] Unpack the layer that descriptor `layer` (a readable file or pipe, not closed) holds onto `mounts`.
 
@@ -63,4 +92,18 @@ class Differ(Protocol):
         ResourceExhausted beyond `limits` or on a full disk, PermissionDenied for an entry that policy forbids,
         FailedPrecondition for read-only mounts, DeadlineExceeded and Cancelled as they are, Unavailable where the
         worker was killed.
+
+        With `alone` the mounts are an empty directory that an overlay will have on top of something not yet known: the
+        layer is written in overlay form, and the outcome's residue says what depends on what is below. Where too much
+        does (a hard link to a file that is not in the layer), the outcome has no residue, and the mounts' content is
+        undefined.
+        """
+
+    def settle(self, layers: tuple[Alone, ...], below: tuple[Mount, ...]) -> int:
+        """[D5] Hold layers that were applied alone against what is below each.
+
+        `layers` are the lowest first; `below` is a read-only view of what the lowest will have below it, none for nothing.
+        Returns how many of them, from the first, are now what `apply` onto their parents would have made. The next one,
+        where there is one, cannot be (it goes through a link of below): it must be applied onto its parent, its content is
+        undefined. Raises FailedPrecondition for mounts that are not directories or overlays of directories.
         """

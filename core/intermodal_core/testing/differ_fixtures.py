@@ -31,13 +31,16 @@ def applied_to(
     data: bytes,
     media_type: str = OCI,
     limits: ApplyLimits | None = None,
+    alone: bool = False,
 ) -> Applied:
     """Apply a layer that is in memory. Its descriptor must be open, as it was, afterwards."""
     with tempfile.TemporaryFile() as file:
         file.write(data)
         file.seek(0)
         try:
-            return differ.apply(file.fileno(), Descriptor(media_type, "sha256:0", len(data)), mounts, limits)
+            descriptor = Descriptor(media_type, "sha256:0", len(data))
+            # One without the capability knows no such argument.
+            return differ.apply(file.fileno(), descriptor, mounts, limits, **({"alone": True} if alone else {}))
         finally:
             os.fstat(file.fileno())
 

@@ -34,7 +34,7 @@ from typing import Any
 import pytest
 
 from intermodal_core.contracts.common import Descriptor, Mount
-from intermodal_core.contracts.differs import Applied, ApplyLimits, Differ
+from intermodal_core.contracts.differs import Alone, ApplyLimits, Differ, Residue
 from intermodal_core.errors import (
     Cancelled,
     DeadlineExceeded,
@@ -232,8 +232,9 @@ class DifferKit(DifferFixtures):
         self.need(differ, media_type)
         archive = _SMALL + b"what follows the end is read and hashed all the same"
         data = FORMS[form_of(media_type)](archive)
-        expected = Applied(digest_of(archive), len(archive), digest_of(data), len(data))
-        assert applied_to(differ, bind.mounts, data, media_type) == expected
+        applied = applied_to(differ, bind.mounts, data, media_type)
+        assert (applied.diff_id, applied.size) == (digest_of(archive), len(archive))
+        assert (applied.source_digest, applied.source_size) == (digest_of(data), len(data))
         assert (bind.top / "b").read_bytes() == _NOISE
 
     def test_d4_a_pipe_is_read_to_its_end_and_not_closed(self, differ: Differ, bind: Place) -> None:
@@ -430,6 +431,54 @@ class DifferKit(DifferFixtures):
         with pytest.raises(PermissionDenied):
             applied_to(open_differ(devices=False), bind.mounts, tar(disk))
         assert not (bind.top / "dev/disk").exists()
+
+    # -- D5: layers side by side --------------------------------------------------------------------------------------
+
+    def test_d5_applied_alone_is_as_applied_in_turn(self, differ: Differ, place: Path, places: Places) -> None:
+        """Where it says so; and the first layer of which it does not is the one that goes through a link of below."""
+        self.declares("alone")
+        base = tar(
+            entry(".", tarfile.DIRTYPE, mode=0o751, uid=5, mtime=9),
+            entry("etc", tarfile.DIRTYPE, mode=0o2750, uid=3, gid=4, mtime=123),
+            *(entry(f"{top}/{name}", data=b"x") for top in "abc" for name in ("1", "sub/2")),
+            entry("lib", tarfile.SYMTYPE, linkname="usr/lib"),
+        )
+        layers = (
+            tar(entry("etc/new"), entry("a/.wh.1"), entry("b/.wh..wh..opq"), entry("b/3"), entry(".wh.nothing")),
+            tar(entry("etc/.wh.new"), entry("a/1", data=b"again"), entry("b/sub/4"), entry(".wh.c"), entry("c/5")),
+            tar(entry("lib/through"), entry("usr", tarfile.DIRTYPE, mtime=1)),
+        )
+        where = places.overlay()
+        for layer in (base, *layers[:2]):
+            applied_to(differ, where.mounts, layer)
+            where = where.above()
+        with seen(where.mounts, place) as top:
+            expected = tree_of(top)
+        lowest = places.bind()
+        applied_to(differ, lowest.mounts, base)
+        alone = []
+        stack = [lowest.top]
+        for layer in layers:
+            own = places.bind()
+            residue = applied_to(differ, own.mounts, layer, alone=True).residue
+            assert residue is not None
+            alone.append(Alone(own.mounts, residue))
+            stack.insert(0, own.top)
+        assert differ.settle(tuple(alone), (Mount("bind", str(lowest.top), ("rbind", "ro")),)) == 2
+        with seen(places.overlay(*stack[1:]).mounts, place) as top:
+            found = tree_of(top)
+        for tree in (expected, found):
+            for path in "abc":  # a directory that no layer lists: the time is the differ's own
+                tree[path] = tree[path][:3] + tree[path][4:]
+        assert found == expected
+
+    def test_d5_what_cannot_be_alone(self, differ: Differ, places: Places) -> None:
+        self.declares("alone")
+        link = tar(entry("alias", tarfile.LNKTYPE, linkname="of/below"))
+        applied = applied_to(differ, places.bind().mounts, link, alone=True)
+        assert (applied.residue, applied.diff_id) == (None, digest_of(link))
+        with pytest.raises(FailedPrecondition):
+            differ.settle((Alone((Mount("tmpfs", "tmpfs"),), Residue()),), ())
 
     # -- helpers ------------------------------------------------------------------------------------------------------
 

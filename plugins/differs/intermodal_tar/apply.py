@@ -19,15 +19,15 @@ import stat
 from collections.abc import Iterable
 from typing import Final
 
-from intermodal_core.contracts.differs import ApplyLimits
+from intermodal_core.contracts.differs import ApplyLimits, Residue
 from intermodal_core.errors import IntermodalError, InvalidArgument, PermissionDenied, ResourceExhausted, from_os_error
 
 from intermodal_tar.copying import copy_up, remove, set_xattrs
 from intermodal_tar.tarstream import Entry, TarReader, printable
-from intermodal_tar.tree import OPEN_DIRECTORY, Directory, InTheWay, Tree, is_whiteout, join, lower_status
+from intermodal_tar.tree import OPEN_DIRECTORY, Directory, InTheWay, NeedsParent, Tree, is_whiteout, join, lower_status
 from intermodal_tar.whiteouts import Whiteouts
 
-__all__ = ["apply_layer"]
+__all__ = ["apply_layer", "apply_layer_alone"]
 
 _CREATE: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _NO_NAMES: Final = (b"", b".", b"..")
@@ -68,6 +68,27 @@ def apply_layer(
     return tree.opaque
 
 
+def apply_layer_alone(blocks: Iterable[bytes], root: int, limits: ApplyLimits, devices: bool) -> Residue | None:
+    """Unpack into the empty `root` in overlay form, knowing nothing of what will be below; what is left to do then.
+
+    None where the layer cannot be applied so; the blocks are then not read to their end. Raises as `apply_layer`.
+    """
+    reader = TarReader(blocks)
+    tree = Tree(root, -1, None, limits.depth, alone=True)
+    applier = _Applier(reader, tree, limits, devices, overlay=True)
+    try:
+        applier.run()
+    except NeedsParent:
+        return None
+    finally:
+        tree.forget()
+    return Residue(_texts(tree.implied), _texts(tree.assumed), _texts(applier.whiteouts.made), _texts(tree.opaque))
+
+
+def _texts(paths: Iterable[bytes]) -> tuple[str, ...]:
+    return tuple(path.decode("utf-8", "surrogateescape") for path in sorted(paths))
+
+
 class _Applier:
     def __init__(self, reader: TarReader, tree: Tree, limits: ApplyLimits, devices: bool, overlay: bool) -> None:
         self._reader = reader
@@ -76,7 +97,7 @@ class _Applier:
         self._devices = devices
         self._overlay = overlay
         self._root_listed = False
-        self._whiteouts = Whiteouts(tree, overlay)
+        self.whiteouts = Whiteouts(tree, overlay)
         self._write = {
             b"1": self._hard_link,
             b"2": self._symbolic_link,
@@ -193,8 +214,9 @@ class _Applier:
                 directory = self._clear(directory, name)
                 os.mkdir(name, entry.mode & 0o777, dir_fd=directory.fd)
                 below = lower_status(directory, name)
-                if below is not None and stat.S_ISDIR(below.st_mode):
+                if self._tree.alone or (below is not None and stat.S_ISDIR(below.st_mode)):
                     self._tree.opaque.add(path)
+        self._tree.list(path)
         if not made or entry.uid or entry.gid or entry.xattrs or entry.mode & _SPECIAL_BITS or not directory.plain:
             fd = os.open(name, OPEN_DIRECTORY, dir_fd=directory.fd)
             try:
@@ -240,7 +262,7 @@ class _Applier:
         if entry.kind != b"6":
             if entry.kind == b"3" and not entry.major and not entry.minor:
                 # To overlayfs this is a whiteout, so it is one on every tree.
-                self._whiteouts.hide(directory, name)
+                self.whiteouts.hide(directory, name)
                 raise _Skipped
             if not self._devices:
                 raise PermissionDenied(
@@ -276,10 +298,12 @@ class _Applier:
             if self._overlay and is_whiteout(status):
                 status = None
         except FileNotFoundError:
+            if self._tree.alone:
+                raise NeedsParent from None
             status = lower_status(source, target)
             if status is not None and not stat.S_ISDIR(status.st_mode):
                 copy_up(source, target, status)
-                self._whiteouts.copied.add(join(source.path, target))
+                self.whiteouts.copied.add(join(source.path, target))
                 status = os.stat(target, dir_fd=source.fd, follow_symlinks=False)
         if status is None or stat.S_ISDIR(status.st_mode):
             what = "a directory" if status else "not there"
@@ -302,7 +326,7 @@ class _Applier:
         path = join(directory.path, name)
         removed_tree = remove(directory.fd, name)
         if removed_tree:
-            self._whiteouts.removed(path)
+            self.whiteouts.removed(path)
         if removed_tree or path in self._tree.followed:
             where = directory.path
             self._tree.forget()
@@ -314,7 +338,7 @@ class _Applier:
         tree = self._tree
         if tree.written is not None:
             tree.written.add(path)
-        self._whiteouts.copied.discard(path)
+        self.whiteouts.copied.discard(path)
         if path in tree.followed:
             # A link of below that names went through is hidden now.
             tree.followed.remove(path)
@@ -331,9 +355,9 @@ class _Applier:
         except InTheWay:
             return  # umoci lists what was below a directory that became a file
         if name == _OPAQUE:
-            self._whiteouts.hide_all(directory)
+            self.whiteouts.hide_all(directory)
         else:
-            self._whiteouts.hide(directory, hidden)
+            self.whiteouts.hide(directory, hidden)
 
     def _over_limit(self, entry: Entry, files: int) -> ResourceExhausted:
         limits = self._limits

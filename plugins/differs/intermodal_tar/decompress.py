@@ -11,12 +11,13 @@ import hashlib
 import os
 import queue
 import threading
+import time
 import zlib
 from collections.abc import Iterator
 from typing import Final, Protocol
 
 import zstandard
-from intermodal_core.contracts.differs import Applied, ApplyLimits
+from intermodal_core.contracts.differs import Applied, ApplyLimits, Residue
 from intermodal_core.errors import IntermodalError, InvalidArgument, ResourceExhausted, from_os_error
 from isal import igzip, isal_zlib
 
@@ -97,6 +98,9 @@ class LayerStream:
         self._hash = hashlib.sha256()
         self._blocks: queue.Queue[bytes | Exception] = queue.Queue(_AHEAD)
         self._closed = False
+        self._seconds = 0.0
+        #: Whether the stream itself was at fault.
+        self.failed = False
         self.size = 0
 
     def __iter__(self) -> Iterator[bytes]:
@@ -107,6 +111,7 @@ class LayerStream:
             while True:
                 block = self._blocks.get()
                 if isinstance(block, Exception):
+                    self.failed = True
                     raise block
                 if not block:
                     return
@@ -119,13 +124,15 @@ class LayerStream:
                 except queue.Empty:
                     thread.join(0.01)
 
-    def applied(self) -> Applied:
-        """The outcome, once all blocks were read."""
+    def applied(self, wrote: float = 0, residue: Residue | None = None) -> Applied:
+        """The outcome, once all blocks were read; `wrote` is the processor time of who consumed them."""
         return Applied(
             diff_id="sha256:" + self._hash.hexdigest(),
             size=self.size,
             source_digest=self._source.digest(),
             source_size=self._source.size,
+            seconds={"decompress": self._seconds, "write": wrote},
+            residue=residue,
         )
 
     def _produce(self) -> None:
@@ -139,6 +146,7 @@ class LayerStream:
                     self._check_limits()
                 else:
                     self._at_end()
+                    self._seconds = time.thread_time()
                 self._blocks.put(block)
                 if not block:
                     return

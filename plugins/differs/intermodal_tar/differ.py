@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from intermodal_core import syscalls
 from intermodal_core.contracts.common import Descriptor, Mount
-from intermodal_core.contracts.differs import Applied, ApplyLimits
+from intermodal_core.contracts.differs import Alone, Applied, ApplyLimits
 from intermodal_core.errors import (
     Cancelled,
     DeadlineExceeded,
@@ -27,6 +27,7 @@ from intermodal_core.errors import (
 )
 
 from intermodal_tar.media_types import MEDIA_TYPES
+from intermodal_tar.settling import settle
 
 if TYPE_CHECKING:
     from intermodal_core.spawner import Child, Spawner
@@ -76,6 +77,7 @@ class TarDiffer:
         descriptor: Descriptor,
         mounts: tuple[Mount, ...],
         limits: ApplyLimits | None = None,
+        alone: bool = False,
     ) -> Applied:
         """As the contract has it. `limits` default to those of this differ.
 
@@ -92,6 +94,7 @@ class TarDiffer:
             "limits": msgspec.to_builtins(limits or self._limits or ApplyLimits()),
             "devices": self._devices,
             "sync": self._sync,
+            "alone": alone,
         }
         pipe, theirs = os.pipe2(os.O_CLOEXEC)
         try:
@@ -106,6 +109,10 @@ class TarDiffer:
             raise by_code(outcome["code"], outcome["message"])
         _mark_opaque(mounts, [path.encode("utf-8", "surrogateescape") for path in outcome["opaque"]])
         return msgspec.convert(outcome["applied"], Applied)
+
+    def settle(self, layers: tuple[Alone, ...], below: tuple[Mount, ...]) -> int:
+        """As the contract has it."""
+        return settle(layers, below)
 
     def close(self) -> None:
         """End all workers; their calls raise Cancelled. Idempotent."""

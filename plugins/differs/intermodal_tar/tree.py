@@ -20,7 +20,17 @@ from intermodal_core.errors import InvalidArgument, ResourceExhausted
 
 from intermodal_tar.tarstream import printable
 
-__all__ = ["OPEN_DIRECTORY", "Directory", "InTheWay", "Tree", "copy_xattrs", "is_whiteout", "join", "lower_status"]
+__all__ = [
+    "OPEN_DIRECTORY",
+    "Directory",
+    "InTheWay",
+    "NeedsParent",
+    "Tree",
+    "copy_xattrs",
+    "is_whiteout",
+    "join",
+    "lower_status",
+]
 
 OPEN_DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _MAX_LINKS: Final = 40  # as Linux has it
@@ -33,6 +43,10 @@ _NO_XATTR: Final = (errno.ENODATA, errno.EOPNOTSUPP)
 
 class InTheWay(InvalidArgument):
     """A part of a name is no directory."""
+
+
+class NeedsParent(Exception):
+    """What a layer says depends on what is below it, and it is applied alone."""
 
 
 class Directory:
@@ -55,10 +69,17 @@ class Tree:
     """The tree whose root is the open directory `root`, with `lower` (-1: none) below. Both stay the caller's.
 
     `written`, where it is a set, collects the path of every directory that was gone through. No directory is deeper than
-    `depth`.
+    `depth`. With `alone` there will be a lower tree of which nothing is known: it may have anything anywhere.
     """
 
-    def __init__(self, root: int, lower: int = -1, written: set[bytes] | None = None, depth: int = 512) -> None:
+    def __init__(
+        self, root: int, lower: int = -1, written: set[bytes] | None = None, depth: int = 512, alone: bool = False
+    ) -> None:
+        self.alone = alone
+        #: Of a tree that is alone: the directories that were made and not listed.
+        self.implied: set[bytes] = set()
+        #: Those that were listed after they had been made.
+        self.assumed: set[bytes] = set()
         self._root_fd = root
         self._lower_fd = lower
         self._depth = depth
@@ -119,14 +140,22 @@ class Tree:
             finally:
                 os.close(fd)
 
+    def list(self, path: bytes) -> None:
+        """The layer lists the directory at `path`."""
+        if path in self.implied:
+            self.implied.remove(path)
+            self.assumed.add(path)
+
     def make_opaque(self, path: bytes) -> None:
         """Hide what is below the directory at `path`."""
-        if self._lower_fd >= 0:
+        if self._lower_fd >= 0 or self.alone:
             self.opaque.add(path)
             self.forget()
 
     def copy_root(self) -> None:
         """Give the root the lower root's attributes, for a layer that does not list it."""
+        if self.alone:
+            self.implied.add(b"")
         if self._lower_fd >= 0:
             self._copy_attributes(self._lower_fd, self._root_fd, b"")
 
@@ -180,7 +209,7 @@ class Tree:
             if stat.S_ISLNK(status.st_mode):
                 self.followed.add(path)
                 return os.readlink(name, dir_fd=parent.fd)
-            if not (self._lower_fd >= 0 and is_whiteout(status)):
+            if not ((self._lower_fd >= 0 or self.alone) and is_whiteout(status)):
                 raise self._in_the_way(path) from None
             os.unlink(name, dir_fd=parent.fd)
             hidden = True
@@ -193,7 +222,7 @@ class Tree:
 
     def _make(self, parent: Directory, name: bytes, path: bytes, hidden: bool) -> Directory | bytes:
         lower = -1
-        if parent.lower >= 0 and hidden:
+        if hidden and (parent.lower >= 0 or self.alone):
             self.opaque.add(path)
         elif parent.lower >= 0:
             lower = _open_lower(parent.lower, name)
@@ -210,9 +239,17 @@ class Tree:
             if not parent.plain:
                 os.fchown(fd, 0, 0)
                 os.fchmod(fd, 0o755)
+            if self.alone and not self._is_hidden(path):
+                self.implied.add(path)
             # No layer says when it was made; the same layer must give the same tree.
             self._times[path] = (os.fstat(fd).st_ino, 0, 0)
         return Directory(fd, lower, path, self._plain(fd, os.fstat(fd)))
+
+    def _is_hidden(self, path: bytes) -> bool:
+        """Whether the layer has hidden all that is below at `path`."""
+        return bool(self.opaque) and any(
+            path[:end] in self.opaque for end, byte in enumerate(path + b"/") if byte == ord("/")
+        )
 
     def _copy_attributes(self, source: int, target: int, path: bytes) -> None:
         status = os.fstat(source)
@@ -262,9 +299,9 @@ def lower_status(parent: Directory, name: bytes) -> os.stat_result | None:
 
 
 def copy_xattrs(source: int, target: int) -> None:
-    """Copy extended attributes but for the host's security labels; `trusted.` ones are not seen from here."""
+    """Copy extended attributes but for the host's security labels and `trusted.` ones, which speak to overlayfs."""
     for name in os.listxattr(source):
-        if not name.startswith("security.") or name == "security.capability":
+        if not name.startswith(("security.", "trusted.")) or name == "security.capability":
             os.setxattr(target, name, os.getxattr(source, name))
 
 

@@ -6,7 +6,7 @@ import os
 import stat
 
 from intermodal_tar.copying import remove
-from intermodal_tar.tree import OPEN_DIRECTORY, Directory, Tree, is_whiteout, join, lower_status
+from intermodal_tar.tree import OPEN_DIRECTORY, Directory, NeedsParent, Tree, is_whiteout, join, lower_status
 
 __all__ = ["Whiteouts"]
 
@@ -20,7 +20,8 @@ class Whiteouts:
     def __init__(self, tree: Tree, overlay: bool) -> None:
         self._tree = tree
         self._overlay = overlay
-        self._wrote = False
+        #: Where whiteouts were written.
+        self.made: set[bytes] = set()
         self.copied: set[bytes] = set()
 
     def removed(self, path: bytes) -> None:
@@ -36,7 +37,7 @@ class Whiteouts:
         written = self._tree.written
         if self._overlay:
             below = lower_status(directory, name)
-            if below is None:
+            if below is None and not self._tree.alone:
                 return
             try:
                 status = os.stat(name, dir_fd=directory.fd, follow_symlinks=False)
@@ -47,7 +48,7 @@ class Whiteouts:
                 self.copied.remove(path)
                 os.unlink(name, dir_fd=directory.fd)
                 self._write(directory, name)
-            elif stat.S_ISDIR(status.st_mode) and stat.S_ISDIR(below.st_mode):
+            elif stat.S_ISDIR(status.st_mode) and (below is None or stat.S_ISDIR(below.st_mode)):
                 self._make_opaque(path)
         elif written is not None:
             if path in written:
@@ -61,8 +62,8 @@ class Whiteouts:
 
     def _write(self, directory: Directory, name: bytes) -> None:
         os.mknod(name, stat.S_IFCHR, 0, dir_fd=directory.fd)
-        self._wrote = True
         path = join(directory.path, name)
+        self.made.add(path)
         if path in self._tree.followed:
             self._tree.followed.remove(path)
             self._tree.forget()
@@ -71,9 +72,11 @@ class Whiteouts:
         """Hide all that layers below have in the directory."""
         if self._overlay:
             if directory.path:
-                if directory.lower >= 0:
+                if directory.lower >= 0 or self._tree.alone:
                     self._make_opaque(directory.path)
                 return
+            if self._tree.alone:
+                raise NeedsParent
             # Overlayfs does not look for the mark on the root.
             for name in os.listdir(directory.lower):
                 self.hide(self._tree.root, os.fsencode(name))
@@ -86,7 +89,7 @@ class Whiteouts:
 
         Whiteouts in it are dropped, since overlayfs would list them as files now; so is what was copied up.
         """
-        pending = [path] if self._wrote or self.copied else []
+        pending = [path] if self.made or self.copied else []
         while pending:
             inside = pending.pop()
             fd = os.open(inside, OPEN_DIRECTORY, dir_fd=self._tree.root.fd)

@@ -11,16 +11,24 @@ import gc
 import hashlib
 import json
 import os
+import time
 from collections.abc import Iterator
 from typing import Any, Final
 
 import msgspec
 from intermodal_core import syscalls
 from intermodal_core.contracts.common import Mount
-from intermodal_core.contracts.differs import Applied, ApplyLimits
-from intermodal_core.errors import IntermodalError, Internal, ResourceExhausted, from_os_error
+from intermodal_core.contracts.differs import ApplyLimits
+from intermodal_core.errors import (
+    FailedPrecondition,
+    IntermodalError,
+    Internal,
+    InvalidArgument,
+    ResourceExhausted,
+    from_os_error,
+)
 
-from intermodal_tar.apply import apply_layer
+from intermodal_tar.apply import apply_layer, apply_layer_alone
 from intermodal_tar.decompress import LayerStream
 from intermodal_tar.seal import drop_privileges, enter
 
@@ -41,6 +49,7 @@ class Task(msgspec.Struct, frozen=True):
     limits: ApplyLimits = ApplyLimits()
     devices: bool = True
     sync: bool = False
+    alone: bool = False
 
 
 def apply_in_worker(args: list[Any], fds: list[int]) -> int:
@@ -75,19 +84,28 @@ def _apply(task: Task, layer: int, pipe: int) -> dict[str, Any]:
     drop_privileges([layer, pipe, place.root, *([place.lower] if place.lower >= 0 else [])])
     stream = LayerStream(layer, task.media_type, task.limits)
     blocks = _with_pulse(stream, pipe)
-    opaque = apply_layer(blocks, place.root, place.lower, place.fresh, task.limits, task.devices)
+    opaque: set[bytes] = set()
+    residue = None
+    if task.alone:
+        if not place.fresh:
+            raise FailedPrecondition("A layer is applied alone into an empty directory only, and this one is not empty")
+        try:
+            residue = apply_layer_alone(blocks, place.root, task.limits, task.devices)
+        except InvalidArgument:
+            if stream.failed:
+                raise
+            # On its parent it may be right, since links of below lead elsewhere; or be refused there.
+            residue = None
+    else:
+        opaque = apply_layer(blocks, place.root, place.lower, place.fresh, task.limits, task.devices)
     for _ in blocks:  # what follows the archive's end counts for the digests
         pass
     if task.sync:
         syscalls.syncfs(place.root)
     return {
-        "applied": _as_dict(stream.applied()),
+        "applied": msgspec.to_builtins(stream.applied(time.thread_time(), residue)),
         "opaque": [path.decode("utf-8", "surrogateescape") for path in sorted(opaque)],
     }
-
-
-def _as_dict(applied: Applied) -> dict[str, Any]:
-    return {name: getattr(applied, name) for name in applied.__struct_fields__}
 
 
 def _with_pulse(blocks: LayerStream, pipe: int) -> Iterator[bytes]:

@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from intermodal_core.contracts.common import Mount
+from intermodal_core.contracts.differs import Alone
 from intermodal_core.errors import IntermodalError
 
 MERGED = ("uuid=off",)  # an option under which only the merged view will do
@@ -88,6 +90,49 @@ def check(lab: Any, below: Any, above: Any) -> None:
         assert isinstance(native, dict), native
         assert upper == native
         assert merged == native
+
+
+def check_alone(lab: Any, specs: Any) -> None:
+    """Layers applied alone and settled show what layers applied in turn do, as far as they can be settled."""
+    try:
+        data = [build(lab, each) for each in specs]
+        expected = []
+        native, mount = lab.directory("native")
+        for number, layer in enumerate(data):
+            lab.apply(layer, [mount])
+            expected.append(lab.listing(native))
+            if not number:
+                stack, _ = lab.copied(native)
+    except IntermodalError:
+        return  # what is no layer one way or the other
+    lowers, alone = [stack], []
+    for layer in data[1:]:
+        path, mount = lab.directory("alone")
+        residue = lab.apply(layer, [mount], alone=True).residue
+        if residue is None:
+            break
+        alone.append(Alone((mount,), residue))
+        lowers.insert(0, path)
+    done = lab.differ.settle(tuple(alone), (Mount("bind", str(stack), ("rbind", "ro")),))
+    for number in range(1, done + 1):
+        _, mount = lab.overlay(*lowers[len(lowers) - 1 - number :])
+        with lab.seen(mount) as path:
+            assert lab.listing(path) == expected[number]
+
+
+@settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(specs=st.tuples(layers(True), layers(False), layers(False)))
+def test_random_layers_alone(lab: Any, specs: Any) -> None:
+    check_alone(lab, specs)
+    lab.clear()
+
+
+@pytest.mark.slow
+@settings(max_examples=400, deadline=None, suppress_health_check=list(HealthCheck))
+@given(specs=st.tuples(layers(True), layers(False), layers(False)))
+def test_many_random_layers_alone(lab: Any, specs: Any) -> None:
+    check_alone(lab, specs)
+    lab.clear()
 
 
 @settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
