@@ -33,7 +33,8 @@ from intermodal_core.spawner import Spawner
 from intermodal_ttrpc.channel import bind
 from intermodal_ttrpc.client import Client
 
-from intermodal_shim.remains import Record, clean
+from intermodal_shim.record import Record
+from intermodal_shim.remains import clean
 from intermodal_shim.runtime import Options, arguments, find
 from intermodal_shim.zygote import Zygote
 

@@ -24,12 +24,12 @@ from intermodal_shim.runtime import Options, Runtime
 from intermodal_shim.service import services
 from intermodal_shim.stdio import Streams
 
-__all__ = ["REQUEST", "main"]
+__all__ = ["PR_SET_CHILD_SUBREAPER", "REQUEST", "Shim", "main"]
 
 #: Bytes of a shim's arguments.
 REQUEST = 16 << 10
 
-_PR_SET_CHILD_SUBREAPER: Final = 36
+PR_SET_CHILD_SUBREAPER: Final = 36
 #: Seconds from a start until a shim is found at rest; doubled as often as it is not.
 REST = 1.0
 _LAST_REST = 60.0
@@ -46,7 +46,7 @@ def main(way: socket.socket, shim_type: type[Shim]) -> int:
     gc.disable()
     pid = os.getpid()
     mover, resting, serving = divide()
-    syscalls.prctl(_PR_SET_CHILD_SUBREAPER, 1)
+    syscalls.prctl(PR_SET_CHILD_SUBREAPER, 1)
     if resting is not None:
         way.close()
         shim = rest(resting, serving)
@@ -184,7 +184,8 @@ class Shim:
         line = f"{time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime())} {message}\n"
         try:
             if self._log < 0:
-                flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
+                # A FIFO that nobody reads must not be waited for.
+                flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NONBLOCK | os.O_CLOEXEC
                 self._log = os.open(self._log_path, flags, 0o640)
             os.write(self._log, line.encode(errors="replace"))
         except OSError:

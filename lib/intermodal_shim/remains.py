@@ -3,63 +3,31 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import shutil
 import signal
-from typing import NamedTuple
+from typing import Any, Protocol
 
 from intermodal_core.errors import IntermodalError
-from intermodal_core.spawner import Spawner
 from intermodal_snapshots.mounts import unmount_all
 
 from intermodal_shim.cgroup_remains import remove_cgroups, wait_for_end
+from intermodal_shim.record import Record, identity
 from intermodal_shim.runtime import Options, state_of
 
-__all__ = ["Record", "clean"]
+__all__ = ["Runs", "clean"]
 
-_FILE = "shim.json"
 _DELETE_WITHIN = 10.0
 
 
-class Record(NamedTuple):
-    """Kept in the bundle: the shim's process, by pid, start time and session, and the options it was started with.
+class Runs(Protocol):
+    """What `clean` needs of a spawner."""
 
-    The shim leads a process group, which its runtime commands are in; a container's processes are not.
-    """
-
-    options: Options
-    pid: int = 0
-    started: int = 0
-    session: int = 0
-
-    @staticmethod
-    def of(pid: int, options: Options) -> Record:
-        """That of a shim that lives."""
-        _, session, started = _identity(pid)
-        return Record(options, pid, started, session)
-
-    @staticmethod
-    def write(bundle: str, pid: int, options: Options) -> None:
-        """Keep it."""
-        path = os.path.join(bundle, _FILE)
-        text = json.dumps({**Record.of(pid, options)._asdict(), "options": options._asdict()})
-        with open(path, "w", encoding="utf-8", opener=lambda name, flags: os.open(name, flags, 0o600)) as file:
-            file.write(text)
-
-    @staticmethod
-    def read(bundle: str, default: Record) -> Record:
-        """What was kept, `default` where it is missing or torn."""
-        try:
-            with open(os.path.join(bundle, _FILE), encoding="utf-8") as file:
-                kept = json.load(file)
-            options = Options(**{**kept["options"], "flags": tuple(kept["options"]["flags"])})
-            return Record(options, int(kept["pid"]), int(kept["started"]), int(kept["session"]))
-        except (OSError, ValueError, TypeError, KeyError):
-            return default
+    async def run_async(self, argv: list[str], input: bytes = b"", timeout: float = 30.0) -> Any:
+        """Execute a command to its end."""
 
 
-async def clean(spawner: Spawner, id: str, bundle: str, record: Record) -> int:
+async def clean(spawner: Runs, id: str, bundle: str, record: Record) -> int:
     """Remove the shim, the container's processes, cgroup and mounts, and the runtime's state; returns init's pid or 0.
 
     Idempotent; goes on past what fails, and raises the first failure of what could not be done otherwise.
@@ -90,14 +58,14 @@ def _kill_shim(record: Record) -> None:
     """The shim, if it lives, and the runtime commands that it had under way."""
     if not record.pid:
         return
-    if _identity(record.pid)[2] not in (record.started, -1):
+    if identity(record.pid)[2] not in (record.started, -1):
         return  # the number is another process's by now, so the group is gone
     _kill(record.pid, record)  # first, so that it starts no more
     for entry in os.scandir("/proc"):
         if not entry.name.isdigit():
             continue
         pid = int(entry.name)
-        if _identity(pid)[:2] == (record.pid, record.session):
+        if identity(pid)[:2] == (record.pid, record.session):
             _kill(pid, record)
 
 
@@ -107,26 +75,13 @@ def _kill(pid: int, record: Record) -> None:
     except OSError:
         return
     try:
-        if _identity(pid)[:2] == (record.pid, record.session):
+        if identity(pid)[:2] == (record.pid, record.session):
             signal.pidfd_send_signal(pidfd, signal.SIGKILL)
             wait_for_end(pidfd)
     except ProcessLookupError:
         pass
     finally:
         os.close(pidfd)
-
-
-def _identity(pid: int) -> tuple[int, int, int]:
-    """Process group, session, and start in clock ticks since boot, which with the pid names a process for ever.
-
-    -1 each where there is none.
-    """
-    try:
-        with open(f"/proc/{pid}/stat", "rb") as file:
-            fields = file.read().rpartition(b")")[2].split()
-        return int(fields[2]), int(fields[3]), int(fields[19])
-    except (OSError, IndexError, ValueError):
-        return -1, -1, -1
 
 
 def _init_pid(bundle: str) -> int:
