@@ -6,6 +6,7 @@ The attribute `containerd` is the plugin type that clients of containerd's intro
 from intermodal_core.kinds import Kind
 
 __all__ = [
+    "CNI",
     "CONTENT",
     "DIFFERS",
     "EVENT_SINKS",
@@ -63,7 +64,8 @@ RUNTIMES = Kind(
     lasting=True,
     attributes={"containerd": "io.containerd.runtime.v2"},
 )
-NETWORKS = Kind("networks", "intermodal_core.contracts.networks:Network")
+NETWORKS = Kind("networks", "intermodal_core.contracts.networks:Network", threads=16)
+CNI = Kind("cni", "intermodal_core.contracts.cni:CniType", threads=16, deadline=30)
 EVENT_SINKS = Kind(
     "event_sinks", "intermodal_core.contracts.event_sinks:EventSink", deadline=120, threads=1, close="close"
 )
