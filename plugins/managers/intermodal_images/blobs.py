@@ -21,20 +21,17 @@ class Cancelled(Exception):
 
 
 class Blobs:
-    """What one import writes.
-
-    It remembers which blobs were not there before, so that what turns out to be unneeded, or all of it when the import
-    fails, is removed again. The methods without `async` are called from a thread other than the loop's.
+    """What one import writes, in a scope that protects it. The methods without `async` are called from a thread other
+    than the loop's.
     """
 
     def __init__(self, store: Store, scope: Scope, loop: asyncio.AbstractEventLoop) -> None:
         self._store = store
-        self._scope = scope
+        self.scope = scope
         self._loop = loop
         self._session = secrets.token_hex(6)
         self._count = 0
         self._open: set[str] = set()
-        self.made: set[str] = set()
         self.stopped = False
 
     def call(self, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
@@ -51,43 +48,36 @@ class Blobs:
     async def begin(self, ref: str, total: int, expected: str) -> ContentInfo | None:
         """Open an ingest; the blob's record where there is nothing to write."""
         try:
-            await self._store.content.begin(self._scope, ref, total, expected)
+            await self._store.content.begin(self.scope, ref, total, expected)
         except AlreadyExists:
-            return await self._store.content.info(self._scope, expected)
+            return await self._store.content.info(self.scope, expected)
         self._open.add(ref)
         return None
 
     async def append(self, ref: str, data: bytes) -> None:
         """Write at the end."""
-        await self._store.content.append(self._scope, ref, data)
+        await self._store.content.append(self.scope, ref, data)
 
     async def commit(self, ref: str, size: int, expected: str) -> str:
         """Make the blob, or find that it is there; returns its digest."""
         try:
-            info = await self._store.content.commit(self._scope, ref, size, expected)
+            info = await self._store.content.commit(self.scope, ref, size, expected)
         except AlreadyExists:
             self._open.discard(ref)
             return expected
         self._open.discard(ref)
-        self.made.add(info.digest)
         return info.digest
 
     async def put(self, data: bytes) -> str:
         """A small blob at once; returns its digest."""
-        info = await self._store.content.write(self._scope, data)
-        if info.created_at == info.updated_at:
-            self.made.add(info.digest)
-        return info.digest
+        return (await self._store.content.write(self.scope, data)).digest
 
-    async def keep_only(self, needed: set[str]) -> None:
-        """Remove what was made and is not in `needed`; drop what was begun."""
+    async def close(self) -> None:
+        """Drop what was begun."""
         for ref in list(self._open):
-            await self._quietly(self._store.content.close(self._scope, ref))
-            await self._quietly(self._store.content.abort(self._scope, ref))
+            await self._quietly(self._store.content.close(self.scope, ref))
+            await self._quietly(self._store.content.abort(self.scope, ref))
         self._open.clear()
-        for digest in self.made - needed:
-            await self._quietly(self._store.content.delete(self._scope, digest))
-        self.made &= needed
 
     async def _quietly(self, work: Coroutine[Any, Any, None]) -> None:
         try:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
 from typing import TypeVar
 
-from intermodal_core.contracts.common import Descriptor, Mount
+from intermodal_core.contracts.common import Descriptor, Mount, Platform
 from intermodal_core.contracts.managers.images import FromRootfs, Progress, Report, Unpacked
 from intermodal_core.contracts.managers.store import Image, Scope, Store
-from intermodal_core.contracts.metadata import Transaction
 from intermodal_core.errors import InvalidArgument, NotFound
 from intermodal_core.registry import Registry
 from intermodal_oci import platforms, references
@@ -58,37 +58,53 @@ class ImagesManager:
     ) -> list[Image]:
         """Take an OCI layout or a Docker archive."""
         wanted = platforms.parse(platform) if platform else platforms.host()
-        loop = asyncio.get_running_loop()
-        blobs = Blobs(self._store, scope, loop)
+        async with self._writing(scope) as blobs:
+            return await self._import(blobs, archive, names, wanted, all_platforms, unpack, report)
+
+    @asynccontextmanager
+    async def _writing(self, scope: Scope) -> AsyncIterator[Blobs]:
+        """The blobs of one import: none is collected before the images are recorded; what nothing needs then is."""
+        async with self._store.leases.hold(scope, tidy=True) as held:
+            blobs = Blobs(self._store, held, asyncio.get_running_loop())
+            try:
+                yield blobs
+            finally:
+                await asyncio.shield(blobs.close())
+
+    async def _import(
+        self,
+        blobs: Blobs,
+        archive: int,
+        names: Sequence[str],
+        wanted: Platform,
+        all_platforms: bool,
+        unpack: str | None,
+        report: Report | None,
+    ) -> list[Image]:
+        loop, scope = asyncio.get_running_loop(), blobs.scope
         tree = Tree(self._store, scope)
 
         def read(count: int) -> None:
             if report is not None:
                 loop.call_soon_threadsafe(report, Progress("read", "archive", count))
 
-        try:
-            held = await _on_thread(blobs, _reading(archive, blobs, read))
-            found = await images_of(held, blobs, names)
-            needed: set[str] = set()
-            for _, target in found:
-                needed |= await check_whole(tree, target, None if all_platforms else wanted)
-            for _, target in found:
-                await tree.label(target, needed)
-            await blobs.keep_only(needed)
-            images = [Image(scope.namespace, name, _plain(target)) for name, target in found]
-            if unpack is not None:  # first: an image whose layers cannot be unpacked is none
-                for image in images:
-                    await self._unpacker.unpack(scope, image, unpack, wanted, report)
-            return await self._store.write(lambda tx: [self._store.put_image(tx, image) for image in images])
-        except BaseException:
-            await asyncio.shield(blobs.keep_only(set()))
-            raise
+        held = await _on_thread(blobs, _reading(archive, blobs, read))
+        found = await images_of(held, blobs, names)
+        needed: set[str] = set()
+        for _, target in found:
+            needed |= await check_whole(tree, target, None if all_platforms else wanted)
+        for _, target in found:
+            await tree.label(target, needed)
+        images = [Image(scope.namespace, name, _plain(target)) for name, target in found]
+        if unpack is not None:  # first: an image whose layers cannot be unpacked is none
+            for image in images:
+                await self._unpacker.unpack(scope, image, unpack, wanted, report)
+        return await self._store.write(lambda tx: [self._store.put_image(tx, image) for image in images])
 
     async def from_rootfs(self, scope: Scope, request: FromRootfs, *, report: Report | None = None) -> Image:
         """Make a one-layer image of a directory."""
         name = references.normalise(request.name)
         loop = asyncio.get_running_loop()
-        blobs = Blobs(self._store, scope, loop)
         count = 0
 
         def packed(_: str) -> None:
@@ -97,7 +113,7 @@ class ImagesManager:
             if report is not None and count % 256 == 0:
                 loop.call_soon_threadsafe(report, Progress("pack", request.directory, count))
 
-        try:
+        async with self._writing(scope) as blobs:
             digest, diff_id, size = await _on_thread(blobs, lambda: pack(request.directory, blobs, packed))
             layer = Descriptor(OCI_LAYER_GZIP, digest, size)
             config = encode(_config(request, diff_id))
@@ -108,14 +124,7 @@ class ImagesManager:
             target = Descriptor(OCI_MANIFEST, await blobs.put(manifest), len(manifest))
             await Tree(self._store, scope).label(target, set())
             image = Image(scope.namespace, name, target)
-
-            def record(tx: Transaction) -> Image:
-                return self._store.put_image(tx, image)
-
-            return await self._store.write(record)
-        except BaseException:
-            await asyncio.shield(blobs.keep_only(set()))
-            raise
+            return await self._store.write(lambda tx: self._store.put_image(tx, image))
 
     async def unpack(
         self, scope: Scope, name: str, snapshotter: str = "", *, platform: str = "", report: Report | None = None

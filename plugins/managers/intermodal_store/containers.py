@@ -124,6 +124,7 @@ class Containers:
             self.remove(tx, namespace, id)
 
         await self._store.write(delete)
+        self._store.collector.changed()
 
     def remove(self, tx: Transaction, namespace: str, id: str) -> None:
         """Forget one within a transaction, with its event."""

@@ -17,11 +17,11 @@ from intermodal_api.containerd.events import content_pb2 as events
 from intermodal_core.contracts.content import BlobInfo, IngestStatus
 from intermodal_core.contracts.managers.store import INTERNAL_REF, ContentInfo, Scope
 from intermodal_core.contracts.metadata import Transaction
-from intermodal_core.errors import AlreadyExists, FailedPrecondition, InvalidArgument, NotFound
+from intermodal_core.errors import AlreadyExists, FailedPrecondition, InvalidArgument, NotFound, Unavailable
 from intermodal_oci.references import validate_digest, validate_labels
 
 from intermodal_store.fields import merged, selected
-from intermodal_store.names import enter, lease, namespace_of, not_found, now
+from intermodal_store.names import enter, namespace_of, not_found, now
 from intermodal_store.tables import CONTENT, RESOURCES
 
 if TYPE_CHECKING:
@@ -80,21 +80,23 @@ class Content:
         def delete(tx: Transaction) -> bool:
             _get(tx, namespace, digest)
             tx.delete(CONTENT, namespace, digest)
-            self._store.emit(tx, namespace, "/content/delete", events.ContentDelete(digest=digest))
-            return tx.count(CONTENT, digest, index="by_digest") == 0
+            return self.forgotten(tx, namespace, digest)
 
         if await self._store.write(delete):
-            await self._drop(digest)
+            await self._store.tombstones.follow()
+        self._store.collector.changed()
 
-    async def _drop(self, digest: str) -> None:
-        async with self._store.lock("content", digest):
-            if await self._store.read(lambda tx: tx.count(CONTENT, digest, index="by_digest")):
-                return  # somebody wrote it again meanwhile
-            try:
-                await self._backend.delete(digest)
-            except NotFound:
-                pass
-            self._cached -= len(self._cache.pop(digest, b""))
+    def forgotten(self, tx: Transaction, namespace: str, digest: str) -> bool:
+        """Tell that a namespace's record was dropped; a blob that no other sees is to go, and True is returned."""
+        self._store.emit(tx, namespace, "/content/delete", events.ContentDelete(digest=digest))
+        if tx.count(CONTENT, digest, index="by_digest"):
+            return False
+        self._store.tombstones.leave(tx, "content", digest)
+        return True
+
+    def uncache(self, digest: str) -> None:
+        """The blob is gone."""
+        self._cached -= len(self._cache.pop(digest, b""))
 
     async def open(self, scope: Scope, digest: str) -> int:
         """A read-only descriptor."""
@@ -143,17 +145,24 @@ class Content:
         # has to show first.
         status: IngestStatus = await self._backend.begin(_backend_ref(namespace, ref), total, "")
         if scope.lease:
-            await self._store.write(lambda tx: lease(tx, scope, "ingests", ref))
+            await self._store.write(lambda tx: self._store.leases.protect(tx, scope, "ingests", ref))
         return msgspec.structs.replace(status, ref=ref, expected=expected)
 
     async def _refuse_known(self, scope: Scope, digest: str) -> None:
         def known(tx: Transaction) -> bool:
             return tx.get(CONTENT, scope.namespace, digest) is not None
 
+        def protect(tx: Transaction) -> bool:
+            if not known(tx):
+                return False  # it was collected this instant
+            self._store.leases.protect(tx, scope, "content", digest, made=False)
+            return True
+
         if not await self._store.read(known):
             return
-        if scope.lease:  # a lease on what is there already is as good as one on what is written
-            await self._store.write(lambda tx: lease(tx, scope, "content", digest))
+        # A lease on what is there already is as good as one on what is written.
+        if scope.lease and not await self._store.write(protect):
+            return
         raise AlreadyExists(f"the blob {digest} is in the namespace {scope.namespace} already")
 
     async def append(self, scope: Scope, ref: str, data: bytes, offset: int = -1) -> int:
@@ -194,7 +203,8 @@ class Content:
             created_at = current.created_at if current else when
             info = ContentInfo(scope.namespace, blob.digest, blob.size, merged_labels, created_at, when)
             tx.put(CONTENT, info)
-            lease(tx, scope, "content", blob.digest)
+            self._store.tombstones.cancel(tx, "content", blob.digest)
+            self._store.leases.protect(tx, scope, "content", blob.digest, made=current is None)
             if scope.lease and ref:
                 tx.delete(RESOURCES, scope.namespace, scope.lease, "ingests", ref)
             if current is None:
@@ -266,6 +276,32 @@ class Content:
         for blob in await self._backend.walk():
             if blob.digest not in known and newest and newest - _RECENT < blob.created_at < self._store.began:
                 await self._drop(blob.digest)
+
+    async def _drop(self, digest: str) -> None:
+        """Have a blob without a record removed."""
+
+        def leave(tx: Transaction) -> None:
+            if not tx.count(CONTENT, digest, index="by_digest"):
+                self._store.tombstones.leave(tx, "content", digest)
+
+        await self._store.write(leave)
+        await self._store.tombstones.follow()
+
+    async def left_ingests(self, before: int) -> list[tuple[str, IngestStatus]]:
+        """Clients' ingests that were last written to before that time (ns), with their namespaces."""
+        found = []
+        for status in await self._backend.statuses():
+            namespace, _, ref = status.ref.partition("/")
+            if status.updated_at < before and not ref.startswith(INTERNAL_REF):
+                found.append((namespace, msgspec.structs.replace(status, ref=ref)))
+        return found
+
+    async def abandon(self, namespace: str, status: IngestStatus) -> None:
+        """Drop an ingest if nobody has written to it since. Raises NotFound, Unavailable while a writer has it open."""
+        ref = _backend_ref(namespace, status.ref)
+        if (await self._backend.status(ref)).updated_at != status.updated_at:
+            raise Unavailable(f"the ingest {status.ref} is written to again")
+        await self._backend.abort(ref)
 
 
 def _get(tx: Transaction, namespace: str, digest: str) -> ContentInfo:

@@ -14,7 +14,8 @@ from intermodal_core.errors import AlreadyExists, FailedPrecondition, InvalidArg
 from intermodal_oci.references import validate_digest, validate_labels
 
 from intermodal_store.fields import merged, selected
-from intermodal_store.names import enter, lease, namespace_of, not_found, now
+from intermodal_store.names import enter, namespace_of, not_found, now
+from intermodal_store.references import expiry
 from intermodal_store.tables import IMAGES
 
 if TYPE_CHECKING:
@@ -51,7 +52,13 @@ class Images:
                 raise AlreadyExists(f"the image {image.name} is in the namespace {namespace} already")
             return self.put(tx, scope, image)
 
-        return await self._store.write(create)
+        return self._told(await self._store.write(create))
+
+    def _told(self, image: Image) -> Image:
+        """Tell the collector of its end, where it has one."""
+        if end := expiry(image.labels):
+            self._store.collector.changed(end)
+        return image
 
     async def update(self, scope: Scope, image: Image, fields: Sequence[str] = ()) -> Image:
         """Change labels or target."""
@@ -63,7 +70,9 @@ class Images:
             _check(updated)
             return self.put(tx, scope, updated)
 
-        return await self._store.write(update)
+        updated = self._told(await self._store.write(update))
+        self._store.collector.changed()
+        return updated
 
     def put(self, tx: Transaction, scope: Scope, image: Image) -> Image:
         """Create or replace within a transaction, with its event."""
@@ -77,7 +86,7 @@ class Images:
             updated_at=when,
         )
         tx.put(IMAGES, stored)
-        lease(tx, scope, "images", image.name)
+        self._store.leases.protect(tx, scope, "images", image.name, made=current is None)
         if current is None:
             created = events.ImageCreate(name=image.name, labels=image.labels)
             self._store.emit(tx, scope.namespace, "/images/create", created)
@@ -98,6 +107,7 @@ class Images:
             self._store.emit(tx, namespace, "/images/delete", events.ImageDelete(name=name))
 
         await self._store.write(delete)
+        self._store.collector.changed()
 
 
 def _get(tx: Transaction, namespace: str, name: str) -> Image:

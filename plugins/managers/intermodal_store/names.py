@@ -10,9 +10,9 @@ from intermodal_core.contracts.metadata import Table, Transaction
 from intermodal_core.errors import NotFound
 from intermodal_oci.references import validate_identifier
 
-from intermodal_store.tables import LEASES, NAMESPACES, RESOURCES, LeaseResource
+from intermodal_store.tables import NAMESPACES
 
-__all__ = ["elsewhere", "enter", "lease", "namespace_of", "not_found", "now"]
+__all__ = ["elsewhere", "enter", "namespace_of", "not_found", "now"]
 
 
 def now() -> int:
@@ -29,15 +29,6 @@ def enter(tx: Transaction, scope: Scope) -> None:
     """Make the namespace that something is written to, where it is not there yet."""
     if tx.get(NAMESPACES, scope.namespace) is None:
         tx.put(NAMESPACES, Namespace(scope.namespace))
-
-
-def lease(tx: Transaction, scope: Scope, type: str, id: str) -> None:
-    """Let the scope's lease protect what was made."""
-    if not scope.lease:
-        return
-    if tx.get(LEASES, scope.namespace, scope.lease) is None:
-        raise NotFound(f"there is no lease {scope.lease} in the namespace {scope.namespace}")
-    tx.put(RESOURCES, LeaseResource(scope.namespace, scope.lease, type, id))
 
 
 def elsewhere(tx: Transaction, table: Table[Any], index: str, name: str, namespace: str) -> str:

@@ -23,7 +23,7 @@ from intermodal_core.errors import AlreadyExists, FailedPrecondition, Intermodal
 from intermodal_oci.references import validate_labels
 
 from intermodal_store.fields import merged, selected
-from intermodal_store.names import enter, lease, namespace_of, now
+from intermodal_store.names import enter, namespace_of, now
 from intermodal_store.tables import SNAPSHOTS, SnapshotRow
 
 if TYPE_CHECKING:
@@ -141,7 +141,7 @@ class Snapshots:
             parent_object = await self._store.read(look)
         except AlreadyExists:
             if target and scope.lease:
-                await self._store.write(lambda tx: lease(tx, scope, f"snapshots/{name}", target))
+                await self._store.write(lambda tx: self._protect(tx, scope, name, target, made=False))
             raise
         object = _object(scope.namespace, key)
         make = backend.view if kind == "view" else backend.prepare
@@ -155,16 +155,20 @@ class Snapshots:
             _parent_object(tx, scope.namespace, name, parent)
             enter(tx, scope)
             tx.put(SNAPSHOTS, row)
-            lease(tx, scope, f"snapshots/{name}", key)
+            self._protect(tx, scope, name, key)
             message = events.SnapshotPrepare(key=key, parent=parent, snapshotter=name)
             self._store.emit(tx, scope.namespace, "/snapshot/prepare", message)
 
         try:
             await self._store.write(record)
         except BaseException:
-            self._store.later(self._drop(name, backend, object))
+            self._store.later(self._unmake(name, object))
             raise
         return mounts
+
+    def _protect(self, tx: Transaction, scope: Scope, snapshotter: str, key: str, made: bool = True) -> None:
+        if tx.get(SNAPSHOTS, scope.namespace, snapshotter, key) is not None:
+            self._store.leases.protect(tx, scope, f"snapshots/{snapshotter}", key, made)
 
     async def commit(
         self,
@@ -203,7 +207,7 @@ class Snapshots:
 
             def record(tx: Transaction) -> None:
                 self._rename(tx, pending)
-                lease(tx, scope, f"snapshots/{plugin}", name)
+                self._protect(tx, scope, plugin, name)
                 message = events.SnapshotCommit(key=key, name=name, snapshotter=plugin)
                 self._store.emit(tx, scope.namespace, "/snapshot/commit", message)
 
@@ -220,12 +224,12 @@ class Snapshots:
 
     async def remove(self, scope: Scope, snapshotter: str, key: str) -> None:
         """Forget a snapshot; the name is free at once, the backend's bytes go in the background."""
-        name, backend = await self._backend(scope, snapshotter)
-        object = await self._store.write(lambda tx: self.forget(tx, scope.namespace, name, key))
-        self._store.later(self._drop(name, backend, object))
+        name, _ = await self._backend(scope, snapshotter)
+        await self._store.write(lambda tx: self.forget(tx, scope.namespace, name, key))
+        self._store.removed()
 
-    def forget(self, tx: Transaction, namespace: str, snapshotter: str, key: str) -> str:
-        """Drop the row within a transaction, with its event; returns the backend's object.
+    def forget(self, tx: Transaction, namespace: str, snapshotter: str, key: str) -> None:
+        """Drop the row within a transaction, with its event; the backend's object gets a tombstone.
 
         Raises NotFound, FailedPrecondition for one that has children.
         """
@@ -237,20 +241,17 @@ class Snapshots:
         tx.delete(SNAPSHOTS, namespace, snapshotter, key)
         message = events.SnapshotRemove(key=key, snapshotter=snapshotter)
         self._store.emit(tx, namespace, "/snapshot/remove", message)
-        return row.object
+        self._store.tombstones.leave(tx, f"snapshots/{snapshotter}", row.object)
 
-    async def drop(self, snapshotter: str, object: str) -> None:
-        """Let a backend remove, in the background, an object whose row `forget` dropped."""
-        backend = await self._store.registry.require("snapshotters", snapshotter)
-        self._store.later(self._drop(snapshotter, backend, object))
+    async def _unmake(self, snapshotter: str, object: str) -> None:
+        """Have an object removed that was made and did not come to be recorded; where it was, it has a row."""
 
-    async def _drop(self, snapshotter: str, backend: Any, object: str) -> None:
-        try:
-            await backend.remove(object)
-        except NotFound:
-            pass
-        except IntermodalError as error:
-            log.warning("%s of %s is removed at the next start: %s", object, snapshotter, error)
+        def leave(tx: Transaction) -> None:
+            if not any(row.object == object for row in tx.scan(SNAPSHOTS, snapshotter, index="by_snapshotter")):
+                self._store.tombstones.leave(tx, f"snapshots/{snapshotter}", object)
+
+        await self._store.write(leave)
+        await self._store.tombstones.follow()
 
     # Looking.
 

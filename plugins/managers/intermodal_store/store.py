@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager
@@ -17,6 +18,7 @@ from intermodal_core.events import EventBus
 from intermodal_core.outbox import Outbox
 from intermodal_core.registry import Registry
 
+from intermodal_store.collector import Collector
 from intermodal_store.containers import Containers
 from intermodal_store.content import Content
 from intermodal_store.images import Images
@@ -26,6 +28,7 @@ from intermodal_store.namespaces import Namespaces
 from intermodal_store.pinning import pin, pinned
 from intermodal_store.snapshots import Snapshots
 from intermodal_store.tables import ALL, CONTAINERS, NAMESPACES
+from intermodal_store.tombstones import Tombstones
 
 __all__ = ["Store"]
 
@@ -57,16 +60,20 @@ class Store:
         self.content = Content(self, content)
         self.snapshots = Snapshots(self)
         self.leases = Leases(self)
+        self.tombstones = Tombstones(self, content)
+        self.collector = Collector(self)
 
     async def __aenter__(self) -> Store:
         """Publish what was committed but not yet told when the daemon last ended."""
         await self._outbox.recover()
         self.later(self.content.settle())
         self.later(self.snapshots.settle())
+        self.later(self.tombstones.follow())
         return self
 
     async def __aexit__(self, *_: object) -> None:
         """Finish what goes on in the background."""
+        self.tombstones.close()
         await self.settled()
         await self._outbox.close()
 
@@ -76,7 +83,7 @@ class Store:
 
     async def write(self, fn: Callable[[Transaction], T]) -> T:
         """As `MetadataStore.write`; then the events that `fn` emitted are published."""
-        return await self._outbox.write(fn)
+        return await self._outbox.write(self.collector.watched(fn))
 
     def declare(self, *tables: Table[Any]) -> None:
         """As `MetadataStore.declare`."""
@@ -90,22 +97,20 @@ class Store:
         """Create or replace an image within a transaction."""
         return self.images.put(tx, Scope(image.namespace), image)
 
-    def forget_container(self, tx: Transaction, namespace: str, id: str) -> tuple[str, str] | None:
-        """Drop a container and its snapshot within a transaction.
-
-        Returns snapshotter and backend object, for `snapshots.drop` once it is committed; None where there is none.
-        """
+    def forget_container(self, tx: Transaction, namespace: str, id: str) -> None:
+        """Drop a container and its snapshot within a transaction; `removed` is to follow."""
         container = tx.get(CONTAINERS, namespace, id)
         if container is None:
-            return None
+            return
         self.containers.remove(tx, namespace, id)
-        if not container.snapshot_key:
-            return None
-        try:
-            object = self.snapshots.forget(tx, namespace, container.snapshotter, container.snapshot_key)
-        except NotFound:
-            return None
-        return container.snapshotter, object
+        if container.snapshot_key:
+            with contextlib.suppress(NotFound):
+                self.snapshots.forget(tx, namespace, container.snapshotter, container.snapshot_key)
+
+    def removed(self) -> None:
+        """What a transaction has dropped may go from the backends, and what only it needed be collected."""
+        self.later(self.tombstones.follow())
+        self.collector.changed()
 
     async def pin(self, namespace: str, image: str, labels: Mapping[str, str], asked: str) -> Choice:
         """The runtime chosen for a container, with what it is on this machine."""

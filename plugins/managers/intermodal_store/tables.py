@@ -18,8 +18,10 @@ __all__ = [
     "NAMESPACES",
     "RESOURCES",
     "SNAPSHOTS",
+    "TOMBSTONES",
     "LeaseResource",
     "SnapshotRow",
+    "Tombstone",
 ]
 
 
@@ -52,6 +54,17 @@ class LeaseResource(msgspec.Struct, frozen=True):
     id: str
 
 
+class Tombstone(msgspec.Struct, frozen=True):
+    """An object of a backend that is to go: kind `content` with the digest, `snapshots/NAME` with the backend's key.
+
+    `number` grows: what is to go first has the smaller one.
+    """
+
+    kind: str
+    object: str
+    number: int
+
+
 NAMESPACES = Table("namespaces", Namespace, ("name",))
 IMAGES = Table("images", Image, ("namespace", "name"), {"by_name": ("name",)})
 CONTAINERS = Table("containers", Container, ("namespace", "id"), {"by_id": ("id",)})
@@ -67,5 +80,6 @@ SNAPSHOTS = Table(
 )
 LEASES = Table("leases", Lease, ("namespace", "id"))
 RESOURCES = Table("lease_resources", LeaseResource, ("namespace", "lease", "type", "id"))
+TOMBSTONES = Table("tombstones", Tombstone, ("kind", "object"), {"in_order": ("kind", "number")})
 
-ALL: tuple[Table[Any], ...] = (NAMESPACES, IMAGES, CONTAINERS, CONTENT, SNAPSHOTS, LEASES, RESOURCES)
+ALL: tuple[Table[Any], ...] = (NAMESPACES, IMAGES, CONTAINERS, CONTENT, SNAPSHOTS, LEASES, RESOURCES, TOMBSTONES)

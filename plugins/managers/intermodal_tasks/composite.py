@@ -301,14 +301,12 @@ class Composite(Containers):
         await network.detach(attachment(row), row.network_result)
         key = (row.namespace, row.id)
 
-        def forget(tx: Transaction) -> tuple[str, str] | None:
-            if not tx.delete(RUNS, *key):
-                return None
-            return self._store.forget_container(tx, *key)
+        def forget(tx: Transaction) -> None:
+            if tx.delete(RUNS, *key):
+                self._store.forget_container(tx, *key)
 
-        snapshot = await self._store.write(forget)
-        if snapshot is not None:
-            await self._store.snapshots.drop(*snapshot)
+        await self._store.write(forget)
+        self._store.removed()
         self._timings.pop(key, None)
         await asyncio.to_thread(shutil.rmtree, self._log_directory(*key), ignore_errors=True)
 

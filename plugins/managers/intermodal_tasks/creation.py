@@ -40,7 +40,8 @@ class _Create(msgspec.Struct):
 class _Building:
     """What a run of that operation carries besides: the record being made, and what its spec is made of."""
 
-    def __init__(self, options: RunOptions, config: ImageConfig, container: Container) -> None:
+    def __init__(self, scope: Scope, options: RunOptions, config: ImageConfig, container: Container) -> None:
+        self.scope = scope
         self.options = options
         self.config = config
         self.container = container
@@ -96,7 +97,8 @@ class Creation:
             raise _taken(scope, name)
         self._names.add(key)
         try:
-            stored, looked = await self._make(scope, options, pending)
+            async with self._store.leases.hold(scope) as held:
+                stored, looked = await self._make(held, options, pending)
         finally:
             self._names.discard(key)
         return stored, [("image", looked - began), ("container", time.perf_counter() - looked)]
@@ -129,7 +131,7 @@ class Creation:
             choice=choice,
         )
         stop_signal = signal_number(config.config.stop_signal)
-        building = self._building[key] = _Building(options, config, container)
+        building = self._building[key] = _Building(scope, options, config, container)
         state = _Create(*key, snapshotter, container.snapshot_key, unpacked.chain_id, network)
 
         def record(tx: Transaction) -> Container:
@@ -144,7 +146,8 @@ class Creation:
         return stored, looked
 
     async def _prepare(self, state: _Create) -> None:
-        await self._store.snapshots.prepare(Scope(state.namespace), state.snapshotter, state.snapshot, state.parent)
+        scope = self._building[state.namespace, state.id].scope
+        await self._store.snapshots.prepare(scope, state.snapshotter, state.snapshot, state.parent)
 
     async def _unprepare(self, state: _Create) -> None:
         try:

@@ -20,6 +20,7 @@ import msgspec
 from intermodal_core.contracts.common import Descriptor, Mount, Usage
 from intermodal_core.contracts.content import IngestStatus
 from intermodal_core.contracts.hooks import ContainerInfo
+from intermodal_core.contracts.managers.collector import Collector
 from intermodal_core.contracts.managers.policy import Subject
 from intermodal_core.contracts.metadata import Table, Transaction
 from intermodal_core.contracts.snapshotters import SnapshotInfo
@@ -271,12 +272,17 @@ class Snapshots(Protocol):
     async def select(self, scope: Scope, snapshotter: str, filters: Sequence[str] = ()) -> list[SnapshotInfo]: ...
     async def usage(self, scope: Scope, snapshotter: str, key: str) -> Usage: ...
     async def cleanup(self, scope: Scope, snapshotter: str) -> None: ...
-    async def drop(self, snapshotter: str, object: str) -> None:
-        """Remove, in the background, what `Store.forget_container` returned."""
 
 
 class Leases(Protocol):
-    """Leases."""
+    """Leases, which are recorded, and holds, which protect what the daemon itself works on."""
+
+    def hold(self, scope: Scope, *, tidy: bool = False) -> AbstractAsyncContextManager[Scope]:
+        """A scope for some work of the daemon's own: what is made in it, or found there by `content.begin`, is not collected
+        while the block lasts, and belongs to `scope`'s lease as well. Leave the block once the record is committed that
+        refers to it. A hold ends with the daemon. With `tidy`, what was made in a block that raises is collected at once, where
+        nobody else has come to need it; without, later, so that another try finds it.
+        """
 
     async def create(self, scope: Scope, id: str, labels: Mapping[str, str]) -> Lease:
         """With id "" one is made up."""
@@ -300,6 +306,7 @@ class Store(Protocol):
     content: Content
     snapshots: Snapshots
     leases: Leases
+    collector: Collector
 
     def declare(self, *tables: Table[Any]) -> None:
         """As `MetadataStore.declare`: a manager's own tables."""
@@ -314,11 +321,11 @@ class Store(Protocol):
     def put_image(self, tx: Transaction, image: Image) -> Image:
         """Create or update an image within a transaction (with its event); for importers."""
 
-    def forget_container(self, tx: Transaction, namespace: str, id: str) -> tuple[str, str] | None:
-        """Drop a container and its snapshot within a transaction.
+    def forget_container(self, tx: Transaction, namespace: str, id: str) -> None:
+        """Drop a container and its snapshot within a transaction; call `removed` once it is committed."""
 
-        Returns the arguments for `snapshots.drop` once it is committed; None where there is no snapshot.
-        """
+    def removed(self) -> None:
+        """What a transaction has dropped may go from the backends, and what only it needed be collected."""
 
     async def choose(
         self,

@@ -19,6 +19,7 @@ class Images(Service):
 
     def __init__(self, store: Store) -> None:
         self._images = store.images
+        self._collector = store.collector
 
     async def get(self, request: pb.GetImageRequest, call: Call) -> pb.GetImageResponse:
         """Get."""
@@ -39,9 +40,11 @@ class Images(Service):
         return pb.UpdateImageResponse(image=_message(updated))
 
     async def delete(self, request: pb.DeleteImageRequest, call: Call) -> Empty:
-        """Delete."""
+        """Delete; with `sync`, what it alone needed is gone when this is answered."""
         target = descriptor_from(request.target) if request.HasField("target") else None
         await self._images.delete(call.scope, request.name, target)
+        if request.sync:
+            await self._collector.collect()
         return Empty()
 
 

@@ -19,6 +19,7 @@ class Leases(Service):
 
     def __init__(self, store: Store) -> None:
         self._leases = store.leases
+        self._collector = store.collector
 
     async def create(self, request: pb.CreateRequest, call: Call) -> pb.CreateResponse:
         """Create."""
@@ -26,8 +27,10 @@ class Leases(Service):
         return pb.CreateResponse(lease=_message(made))
 
     async def delete(self, request: pb.DeleteRequest, call: Call) -> Empty:
-        """Delete."""
+        """Delete; with `sync`, what it alone protected is gone when this is answered."""
         await self._leases.delete(call.scope, request.id)
+        if request.sync:
+            await self._collector.collect()
         return Empty()
 
     async def list(self, request: pb.ListRequest, call: Call) -> pb.ListResponse:
