@@ -14,7 +14,7 @@ from tests.packaging.conftest import needed_by, pip
 
 IMPORT_ALL = """
 import importlib, pkgutil, sys
-for package in ("intermodal_core", "intermodal_oci", "intermodal_operations", "intermodal_snapshots"):
+for package in ("intermodal_core", "intermodal_cni", "intermodal_netlink", "intermodal_oci", "intermodal_operations", "intermodal_snapshots"):
     for module in pkgutil.walk_packages(importlib.import_module(package).__path__, package + "."):
         if not module.name.startswith("intermodal_core.testing"):  # the kits, whose extra names pytest
             importlib.import_module(module.name)

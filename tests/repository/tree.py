@@ -15,7 +15,9 @@ __all__ = ["LIBRARIES", "ROOT", "Package", "Use", "files", "packages", "uses"]
 ROOT = Path(__file__).resolve().parents[2]
 
 #: Libraries that are part of intermodal-core: they may need what the core needs and no more.
-LIBRARIES = frozenset({"intermodal_operations", "intermodal_oci", "intermodal_snapshots"})
+LIBRARIES = frozenset(
+    {"intermodal_cni", "intermodal_netlink", "intermodal_oci", "intermodal_operations", "intermodal_snapshots"}
+)
 
 
 class Package(NamedTuple):
