@@ -302,8 +302,7 @@ class _Requests:
             self._waiter = asyncio.get_running_loop().create_future()
             await self._waiter
         message = self._waiting.popleft()
-        if not self._waiting:
-            self._credit()
+        self._credit(len(message) if self._waiting else self._held)
         try:
             return self._method.decode(message)
         except DecodeError:
@@ -311,10 +310,11 @@ class _Requests:
 
     def _seen(self) -> None:
         if not self._waiting:
-            self._credit()
+            self._credit(self._held)
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
 
-    def _credit(self) -> None:
-        self._exchange.credit(self._held)
-        self._held = 0
+    def _credit(self, size: int) -> None:
+        size = min(size, self._held)
+        self._held -= size
+        self._exchange.credit(size)

@@ -43,8 +43,8 @@ DEFAULT_FRAME: Final = 16384
 
 #: Calls that a connection may have open, or that still run though it gave them up.
 STREAMS: Final = 10_000
-#: Two of the largest chunks in which clients write content.
-STREAM_WINDOW: Final = 2 << 20
+#: Four of the largest chunks in which clients write content.
+STREAM_WINDOW: Final = 4 << 20
 CONNECTION_WINDOW: Final = 16 << 20
 OUR_FRAME: Final = 64 << 10
 #: Of a request's fields, reckoned as section 6.5.2 does; a header block may take as much on the wire.

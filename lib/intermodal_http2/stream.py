@@ -89,7 +89,7 @@ class Stream:
     def credit(self, size: int) -> None:
         """So many bytes of the request were used."""
         self._owed += size
-        if self._owed >= STREAM_WINDOW // 2 and not (self.gone or self.remote_ended):
+        if self._owed >= STREAM_WINDOW // 4 and not (self.gone or self.remote_ended):
             self.receive_window += self._owed
             self.connection.write(window_update(self.id, self._owed))
             self._owed = 0
