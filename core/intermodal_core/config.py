@@ -218,6 +218,11 @@ class Config:
         """The main file; empty where there was none."""
         return next(iter(self._sources.texts), "")
 
+    @property
+    def texts(self) -> Mapping[str, str]:
+        """The text of each file that was read, by its path."""
+        return self._sources.texts
+
     def instances(self) -> Mapping[tuple[str, str], Section]:
         """Every `[KIND.NAME]` of the file, by kind and name. The caller picks those whose KIND is a kind."""
         return self._instances
@@ -280,10 +285,10 @@ class Config:
             if kind not in known:
                 continue
             plugin = plugins.get((kind, section.common.plugin or name))
-            if not section.common.enabled:
+            if section.common.enabled:
+                names[kind].add(name)
+            else:
                 names[kind].discard(name)
-                continue
-            names[kind].add(name)
             if plugin is not None:
                 self._let_pass(section.convert, plugin.config, plugin.migrations)
                 if notice := section.notice(plugin.migrations):
@@ -297,14 +302,14 @@ class Config:
         depth = next((index for index, part in enumerate(path) if isinstance(part, int)), len(path))
         return self._sources.where(path, depth)
 
-    def dump(self, with_origin: bool = False, types: Mapping[tuple[str, str], type[Any]] | None = None) -> str:
+    def dump(self, with_origin: bool = False, plugins: Mapping[tuple[str, str], Plugin[Any]] | None = None) -> str:
         """All values in force as TOML that reads back; each with its origin as a comment if wanted.
 
-        The config `types` of instances add the defaults of the common keys and of their plugins.
+        The `plugins` of instances add the defaults of the common keys and of their own.
         """
         from intermodal_core.config_text import dump
 
-        return dump(self, types or {}, with_origin)
+        return dump(self, plugins or {}, with_origin)
 
     # Checks.
 

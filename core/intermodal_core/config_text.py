@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import textwrap
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Any, get_args, get_origin
 
 import msgspec
@@ -15,6 +15,7 @@ from intermodal_core.config_types import documentation
 
 if TYPE_CHECKING:
     from intermodal_core.config import Config
+    from intermodal_core.plugin import Plugin
 
 __all__ = ["default_text", "dump", "toml"]
 
@@ -41,28 +42,25 @@ def toml(value: Any) -> str:
     return value.isoformat() if hasattr(value, "isoformat") else str(value)
 
 
-def default_text(
-    core: Core,
-    instances: Iterable[tuple[str, str, type[msgspec.Struct]]],
-    tables: Mapping[str, Any] | None = None,
-) -> str:
+def default_text(core: Core, plugins: Mapping[tuple[str, str], Plugin[Any]]) -> str:
     """A config file with every option at its default and its documentation; it reads back to the same values.
 
-    `instances` are (kind, name, config type); `tables` the types of claimed top-level tables. An option without a
-    default is a comment, and so is an entry of a list of tables.
+    `plugins` are by kind and name. An option without a default is a comment, and so is an entry of a list of tables.
     """
     lines = ["# The config of intermodald. Every option is here, with its default.", ""]
     lines += _options(type(core), core)
     lines += ["# Every [KIND.NAME] below also takes these:", "#"]
     lines += [f"#   {line}".rstrip() for line in _options(Common, Common())]
-    for name, annotation in (tables or {}).items():
+    tables = {name: annotation for plugin in plugins.values() for name, annotation in plugin.tables.items()}
+    for name, annotation in tables.items():
         if get_origin(annotation) is list:  # none is the default: one is shown as a comment
             entry = ["", f"[[{dotted((name,))}]]", *_options(get_args(annotation)[0])]
             lines += ["", "# Any number of these, in order:", *(f"# {line}".rstrip() for line in entry)]
         else:
             lines += ["", f"[{dotted((name,))}]", *_options(annotation)]
-    for kind, name, annotation in instances:
-        lines += ["", f"[{dotted((kind, name))}]", *_options(annotation)]
+    for key, plugin in plugins.items():
+        version = [f"version = {plugin.version}", ""] if plugin.migrations else []
+        lines += ["", f"[{dotted(key)}]", *version, *_options(plugin.config)]
     return "\n".join(lines).rstrip() + "\n"
 
 
@@ -87,39 +85,47 @@ def _options(annotation: type[msgspec.Struct], values: msgspec.Struct | None = N
     return lines
 
 
-def dump(config: Config, types: Mapping[tuple[str, str], type[Any]], with_origin: bool) -> str:
+def dump(config: Config, plugins: Mapping[tuple[str, str], Plugin[Any]], with_origin: bool) -> str:
     """The values of `config` in force; see `Config.dump`."""
     lines: list[str] = []
 
     def origin(path: KeyPath) -> str:
         return f"  # {config.where(path)}" if with_origin else ""
 
-    def write(path: KeyPath, values: Mapping[str, Any], prefix: tuple[str, ...] = ()) -> None:
+    def write(
+        path: KeyPath, values: Mapping[str, Any], prefix: tuple[str, ...] = (), new: Collection[str] = ()
+    ) -> None:
         for key, value in values.items():
             if isinstance(value, Mapping) and value:
                 if len(path) != 1:  # what is below a top-level table has a header of its own
                     write((*path, key), value, (*prefix, key))
             elif value is not None:
-                lines.append(f"{dotted((*prefix, key))} = {toml(value)}{origin((*path, key))}")
+                whence = path if key in new else (*path, key)  # what was migrated is not written anywhere
+                lines.append(f"{dotted((*prefix, key))} = {toml(value)}{origin(whence)}")
 
     write((), msgspec.to_builtins(config.core))
-    for name, table in config.tables.items():
+    claimed = {name: annotation for plugin in plugins.values() for name, annotation in plugin.tables.items()}
+    known = {name: msgspec.to_builtins(config.table(name, annotation)) for name, annotation in claimed.items()}
+    for name, table in (dict(config.tables) | known).items():
         for path, part in [((name, n), part) for n, part in enumerate(table)] if isinstance(table, list) else []:
             lines += [
                 "",
                 f"[[{dotted((name,))}]]{origin(path)}",
-                *(f"{dotted((k,))} = {toml(v)}" for k, v in part.items()),
+                *(f"{dotted((k,))} = {toml(v)}" for k, v in part.items() if v is not None),
             ]
         if isinstance(table, dict) and not all(isinstance(value, dict) for value in table.values()):
             lines += ["", f"[{dotted((name,))}]"]
             write((name,), table)
-    sections = {key: config.section(*key) for key in types} | dict(config.instances())
+    sections = {key: config.section(*key) for key in plugins} | dict(config.instances())
     for (kind, name), section in sorted(sections.items()):
         lines += ["", f"[{dotted((kind, name))}]"]
-        annotation = types.get((kind, name))
-        if annotation is None:
+        plugin = plugins.get((kind, name))
+        if plugin is None:
             write((kind, name), section.options)
         else:
-            write((kind, name), msgspec.to_builtins(section.common))
-            write((kind, name), msgspec.to_builtins(section.convert(annotation)))
+            migrated = section.migrated(plugin.migrations)
+            common = msgspec.to_builtins(section.common) | {"version": plugin.version}
+            own = msgspec.to_builtins(section.convert(plugin.config, plugin.migrations))
+            write((kind, name), common, new=("version",) if migrated.replaced else ())
+            write((kind, name), own, new=migrated.new)
     return "\n".join(lines) + "\n"

@@ -259,13 +259,15 @@ class Registry:
         told = [
             section.common.plugin or name for (_, name), section in config.instances().items() if section.common.enabled
         ]
-        await self._import(record for record in records if self.kinds[record.kind].eager or record.plugin_id in told)
+        await self.import_plugins(
+            record for record in records if self.kinds[record.kind].eager or record.plugin_id in told
+        )
         if config.tables.keys() - self.kinds - self.tables():
-            await self._import(records)
+            await self.import_plugins(records)
         plugins = {(record.kind, record.plugin_id): record.plugin for record in records if record.plugin is not None}
         config.check(self._installed, plugins)
 
-    async def _import(self, records: Iterable[Record]) -> None:
+    async def import_plugins(self, records: Iterable[Record]) -> None:
         """Import the plugins of those that may be used; the record of one that cannot be tells why."""
         for record in list(records):
             if record.state == "available" and record.plugin is None:

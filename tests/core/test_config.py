@@ -19,6 +19,7 @@ from intermodal_core.config import Config, Core, load
 from intermodal_core.config_lines import dotted, line_of
 from intermodal_core.config_text import default_text, toml
 from intermodal_core.errors import IntermodalError, Internal, InvalidArgument, NotFound
+from intermodal_core.plugin import Plugin
 
 Write = Callable[..., Path]
 
@@ -56,6 +57,10 @@ class Strict(msgspec.Struct, forbid_unknown_fields=True):
 class Rule(msgspec.Struct, forbid_unknown_fields=True):
     image: str = "*"
     force: bool = False
+
+
+def of(config: type[msgspec.Struct], **more: Any) -> Plugin[Any]:
+    return Plugin(factory=lambda context: None, config=config, **more)
 
 
 @pytest.fixture
@@ -440,7 +445,7 @@ def test_the_written_default_reads_back_to_the_same(
 ) -> None:
     types = {key: kind for key, kind in types.items() if key[0] not in Core.__struct_fields__}
     path = tmp_path_factory.mktemp("default") / "config.toml"
-    path.write_text(default_text(Core(), [(*key, kind) for key, kind in types.items()]))
+    path.write_text(default_text(Core(), {key: of(kind) for key, kind in types.items()}))
     config = load(path)
     assert config.core == load(None).core
     assert set(config.instances()) == set(types)
@@ -452,9 +457,13 @@ def test_the_written_default_reads_back_to_the_same(
 def test_the_written_default_documents_every_option(write: Write) -> None:
     text = default_text(
         Core(root="/r"),
-        [("runtimes", "runc", Options), ("services", "x", Strict)],
-        {"defaults": Rule, "rules": list[Rule]},
+        {
+            ("runtimes", "runc"): of(Options),
+            ("services", "x"): of(Strict, tables={"defaults": Rule, "rules": list[Rule]}),
+            ("services", "y"): of(Options, migrations=(dict, dict)),
+        },
     )
+    assert "[services.y]\nversion = 3\n" in text
     for field in msgspec.structs.fields(Core):
         assert f"\n{field.name} = " in text
     assert 'root = "/r"' in text
@@ -485,7 +494,7 @@ def test_the_dump_shows_values_with_their_origins_and_reads_back(write: Write) -
     )
     drop = write('[runtimes.runc.inner]\nnames = ["x"]\n', "d.toml")
     config = load(main, {"root": "/r"})
-    text = config.dump(with_origin=True, types={("runtimes", "runc"): Options, ("content", "local"): Inner})
+    text = config.dump(with_origin=True, plugins={("runtimes", "runc"): of(Options), ("content", "local"): of(Inner)})
     for line in (
         'root = "/r"  # flag --root',
         'state = "/run/intermodal"  # default',

@@ -77,7 +77,7 @@ def test_one_call_a_connection(client: Client, daemon: PrivateDaemon) -> None:
         (b"\xff\xfe\n", "invalid_argument", "the call's first line: "),
         ({"namespace": "x"}, "invalid_argument", "missing required field `method`"),
         ({"method": "version", "more": 1}, "invalid_argument", "unknown field `more`"),
-        ({"method": "nope"}, "invalid_argument", "there is no method 'nope'; there are containers.create, "),
+        ({"method": "nope"}, "invalid_argument", "there is no method 'nope'; there are config.explain, "),
         ({"method": "version", "params": {"x": 1}}, "invalid_argument", "the call's params: "),
         ({"method": "version", "params": []}, "invalid_argument", "the call's params: "),
         ({"method": "containers.kill", "params": {"container": "c"}}, "invalid_argument", "missing required field `signal`"),

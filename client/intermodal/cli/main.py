@@ -39,8 +39,9 @@ COMMANDS = {
     "rm": ("containers", "remove containers"),
     "images": ("images", "import, from-rootfs, ls, rm"),
     "events": ("events", "show events as they come"),
-    "plugins": ("plugins", "list plugins and why one is not ready"),
-    "config": ("config", "write the default config, check one"),
+    "runtimes": ("runtimes", "list runtimes, their versions, and what stays with each"),
+    "plugins": ("plugins", "ls, inspect, why, graph, rescan, reload"),
+    "config": ("config", "default, check, show, explain, schema, migrate, reload"),
     "completion": ("completion", "write completion for bash or zsh"),
     "version": ("version", "show imod's version and the daemon's"),
 }

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from intermodal.cli.main import Parser
 
-__all__ = ["add_list_arguments", "age", "show_list", "table", "utc"]
+__all__ = ["add_list_arguments", "age", "outcome", "show_list", "table", "utc"]
 
 _SPANS = (
     (86400 * 365, "years"),
@@ -49,6 +49,15 @@ def show_list(
             print(name(item))
     else:
         print(table(list(columns), [[cell(item) for cell in columns.values()] for item in items]))
+    return 0
+
+
+def outcome(found: Mapping[str, Any], nothing: str) -> int:
+    """Print what a change did, and what it could not do while the daemon runs. Returns the status 0."""
+    for sentence in found["applied"] or ([] if found["restart"] else [nothing]):
+        print(sentence)
+    for sentence in found["restart"]:
+        print(f"needs a restart of the daemon, which touches no container: {sentence}")
     return 0
 
 

@@ -8,10 +8,10 @@ from typing import NamedTuple
 from intermodal_core.config import Config
 from intermodal_core.config_lines import KeyPath
 from intermodal_core.config_types import nearest
-from intermodal_core.contracts.managers.policy import LABELS, SUBJECTS, Considered, Explained, Subject
+from intermodal_core.contracts.managers.policy import KINDS, LABELS, SUBJECTS, Considered, Explained, Subject
 from intermodal_core.errors import IntermodalError, InvalidArgument
 
-from intermodal_policy.rules import KINDS, Defaults, Rule
+from intermodal_policy.rules import Defaults, Rule
 from intermodal_policy.runtimes import resolve
 
 __all__ = ["Policy"]

@@ -9,15 +9,12 @@ from typing import Annotated, Literal
 import msgspec
 from intermodal_core.config import Config
 from intermodal_core.config_types import nearest
-from intermodal_core.contracts.managers.policy import SUBJECTS, Subject
+from intermodal_core.contracts.managers.policy import KINDS, SUBJECTS, Subject
 from intermodal_core.errors import InvalidArgument
 
 from intermodal_policy.runtimes import CONTAINERD
 
-__all__ = ["KINDS", "Defaults", "Rule", "check"]
-
-#: The kind whose instances a subject names.
-KINDS: Mapping[Subject, str] = {"runtime": "runtimes", "snapshotter": "snapshotters", "network": "networks"}
+__all__ = ["Defaults", "Rule", "check"]
 
 Verification = Literal["enforce", "audit", "off"]
 

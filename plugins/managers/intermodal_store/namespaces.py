@@ -27,9 +27,10 @@ class Namespaces:
     def __init__(self, store: Store) -> None:
         self._store = store
 
-    async def get(self, name: str) -> Namespace:
+    async def get(self, name: str, *, ruled: bool = True) -> Namespace:
         """One namespace, with the labels that the operator's rules give it where it has none of its own."""
-        return self._ruled(await self._store.read(lambda tx: _get(tx, name)))
+        namespace = await self._store.read(lambda tx: _get(tx, name))
+        return self._ruled(namespace) if ruled else namespace
 
     async def select(self, filters: Sequence[str] = ()) -> list[Namespace]:
         """All that match."""

@@ -7,7 +7,7 @@ from typing import Any
 
 from intermodal_core.contracts.managers.store import Choice
 from intermodal_core.contracts.runtimes import RuntimeInfo
-from intermodal_core.errors import FailedPrecondition
+from intermodal_core.errors import FailedPrecondition, NotFound
 from intermodal_core.registry import Registry
 
 __all__ = ["pin", "pinned"]
@@ -25,9 +25,12 @@ async def pin(registry: Registry, name: str, why: str) -> Choice:
         choice = Choice(name, plugin, name, why=why, options={"binary": name})
         info: RuntimeInfo = await (await pinned(registry, choice)).info()
         return Choice(name, plugin, info.binary, info.version, why, choice.options)
-    runtime = await registry.require(_KIND, name)
     record = registry.find(_KIND, name)
-    info = await runtime.info()
+    try:
+        info = await (await registry.require(_KIND, name)).info()
+    except (FailedPrecondition, NotFound) as error:
+        place = f"; its options are those of {where}" if (where := record.section.where()) != "default" else ""
+        raise FailedPrecondition(f"the runtime {name} ({why}) cannot be used: {error}{place}") from error
     return Choice(name, record.plugin_id, info.binary, info.version, why, _with_binary(record.options, info))
 
 

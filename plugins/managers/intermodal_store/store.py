@@ -114,7 +114,11 @@ class Store:
 
     async def pin(self, namespace: str, image: str, labels: Mapping[str, str], asked: str) -> Choice:
         """The runtime chosen for a container, with what it is on this machine."""
-        return await pin(self.registry, *await self.choose("runtime", namespace, image, labels, asked))
+        return await self.pin_to(*await self.choose("runtime", namespace, image, labels, asked))
+
+    async def pin_to(self, instance: str, why: str = "") -> Choice:
+        """What a runtime is now on this machine."""
+        return await pin(self.registry, instance, why)
 
     async def runtime(self, choice: Choice) -> Any:
         """The runtime that was pinned."""

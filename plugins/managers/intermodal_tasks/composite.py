@@ -15,7 +15,7 @@ from pathlib import Path
 
 import msgspec
 from intermodal_core.contracts.managers.store import Container, Scope, Store
-from intermodal_core.contracts.managers.tasks import ExecOptions, RunOptions, TaskCreate
+from intermodal_core.contracts.managers.tasks import ExecOptions, RunOptions, RuntimeView, TaskCreate
 from intermodal_core.contracts.metadata import Transaction
 from intermodal_core.contracts.runtimes import Exit, Stdio
 from intermodal_core.errors import FailedPrecondition, IntermodalError, NotFound
@@ -24,6 +24,7 @@ from intermodal_oci.spec import build_process
 
 from intermodal_tasks.containers import Containers
 from intermodal_tasks.creation import Creation, attachment
+from intermodal_tasks.inventory import runtimes
 from intermodal_tasks.manager import Tasks
 from intermodal_tasks.moments import STOPPING, Moments
 from intermodal_tasks.process import RunningProcess
@@ -232,6 +233,10 @@ class Composite(Containers):
             await self._tasks.delete(scope, container, exec_id)
         except IntermodalError as error:
             log.debug("%s of %s: %s", exec_id, container, error)
+
+    async def runtimes(self) -> list[RuntimeView]:
+        """Every runtime, and what stays with it."""
+        return await runtimes(self._registry, self._store, self._tasks)
 
     # Ending.
 

@@ -13,7 +13,7 @@ from typing import Literal, Protocol
 
 import msgspec
 
-__all__ = ["LABELS", "SUBJECTS", "Considered", "Explained", "Policy", "Subject"]
+__all__ = ["KINDS", "LABELS", "SUBJECTS", "Considered", "Explained", "Policy", "Subject"]
 
 Subject = Literal["runtime", "snapshotter", "network", "verification"]
 
@@ -24,6 +24,10 @@ LABELS: Mapping[Subject, str] = {
     "runtime": "containerd.io/defaults/runtime",
     "snapshotter": "containerd.io/defaults/snapshotter",
 }
+
+
+#: The kind whose instances a subject names.
+KINDS: Mapping[Subject, str] = {"runtime": "runtimes", "snapshotter": "snapshotters", "network": "networks"}
 
 
 class Considered(msgspec.Struct, frozen=True):

@@ -161,7 +161,9 @@ class Resource(msgspec.Struct, frozen=True):
 class Namespaces(Protocol):
     """Namespaces. A namespace that holds something cannot be deleted; one is made by the first thing written to it."""
 
-    async def get(self, name: str) -> Namespace: ...
+    async def get(self, name: str, *, ruled: bool = True) -> Namespace:
+        """With `ruled` the operator's rules add the labels that it lacks, as they do for `select`."""
+
     async def select(self, filters: Sequence[str] = ()) -> list[Namespace]: ...
     async def create(self, name: str, labels: Mapping[str, str]) -> Namespace: ...
     async def update(self, name: str, labels: Mapping[str, str], fields: Sequence[str] = ()) -> Namespace: ...
@@ -341,6 +343,9 @@ class Store(Protocol):
 
     async def pin(self, namespace: str, image: str, labels: Mapping[str, str], asked: str) -> Choice:
         """The runtime that the policy gives a container, and what it is on this machine."""
+
+    async def pin_to(self, instance: str, why: str = "") -> Choice:
+        """What a runtime is now on this machine. Raises FailedPrecondition where it cannot be had."""
 
     async def runtime(self, choice: Choice) -> Any:
         """The runtime that was pinned: the instance in use while it is the same, else one with the options of that time.

@@ -15,7 +15,17 @@ from intermodal_core.contracts.common import Mount
 from intermodal_core.contracts.managers.store import AnyValue, Container, Scope
 from intermodal_core.contracts.runtimes import Exit, ProcessState, Stdio
 
-__all__ = ["BindMount", "Composite", "ContainerView", "ExecOptions", "Metric", "RunOptions", "TaskCreate", "Tasks"]
+__all__ = [
+    "BindMount",
+    "Composite",
+    "ContainerView",
+    "ExecOptions",
+    "Metric",
+    "RunOptions",
+    "RuntimeView",
+    "TaskCreate",
+    "Tasks",
+]
 
 
 class TaskCreate(msgspec.Struct, frozen=True):
@@ -164,6 +174,28 @@ class Composite(Protocol):
 
     def timings(self, scope: Scope, container: str) -> list[tuple[str, float]]:
         """The phases of its last start: name and seconds."""
+
+    async def runtimes(self) -> list[RuntimeView]:
+        """Every runtime, made ready if it can be, with the containers of all namespaces."""
+
+
+class RuntimeView(msgspec.Struct, frozen=True):
+    """A runtime as lists show it: what it is on this machine, and the containers that stay with it until they are deleted.
+
+    `default` is the sentence that says who made it the default, "" where it is none. `otherwise` are the containers,
+    NAMESPACE/ID, that were made when its options or its version were others. `state` is the plugin's, or `gone`.
+    """
+
+    name: str
+    plugin: str = ""
+    state: str = ""
+    reason: str = ""
+    binary: str = ""
+    version: str = ""
+    default: str = ""
+    containers: int = 0
+    running: int = 0
+    otherwise: tuple[str, ...] = ()
 
 
 class RunningProcess(Protocol):

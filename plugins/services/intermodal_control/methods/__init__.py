@@ -6,15 +6,17 @@ from typing import Any
 
 from intermodal_core.plugin import Context
 
+from intermodal_control.methods.config import ConfigMethods
 from intermodal_control.methods.containers import ContainerMethods
 from intermodal_control.methods.daemon import DaemonMethods
 from intermodal_control.methods.events import EventMethods
 from intermodal_control.methods.images import ImageMethods
+from intermodal_control.methods.plugins import PluginMethods
 from intermodal_control.server import Method
 
 __all__ = ["ROOMS", "methods"]
 
-ROOMS = (DaemonMethods, EventMethods, ImageMethods, ContainerMethods)
+ROOMS = (DaemonMethods, PluginMethods, ConfigMethods, EventMethods, ImageMethods, ContainerMethods)
 
 
 def methods(context: Context[Any]) -> dict[str, Method]:

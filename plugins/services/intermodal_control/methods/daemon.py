@@ -1,4 +1,4 @@
-"""Methods about the daemon itself and its plugins."""
+"""Methods about the daemon itself."""
 
 from __future__ import annotations
 
@@ -14,13 +14,12 @@ __all__ = ["DaemonMethods"]
 
 
 class DaemonMethods(Room):
-    """`version` and `plugins.*`."""
+    """`version`."""
 
     def table(self) -> dict[str, Method]:
         """The rows."""
         return {
             "version": Method(self._version),
-            "plugins.list": Method(self._plugins),
         }
 
     async def _version(self, call: Call) -> Any:
@@ -33,23 +32,3 @@ class DaemonMethods(Room):
             "root": core.root,
             "state": core.state,
         }
-
-    async def _plugins(self, call: Call) -> Any:
-        call.params(Nothing)
-        return [
-            {
-                "kind": record.kind,
-                "name": record.name,
-                "plugin": record.plugin_id,
-                "state": record.state,
-                "code": record.code,
-                "reason": record.reason,
-                "remedy": record.remedy,
-                "distribution": record.found.distribution if record.found else "",
-                "capabilities": record.plugin.capabilities if record.plugin else (),
-                "annotations": record.plugin.annotations if record.plugin else (),
-                "exports": record.exports,
-                "seconds": round(record.seconds, 4),
-            }
-            for record in self._registry.records()
-        ]
