@@ -42,8 +42,8 @@ class SunkEvent(msgspec.Struct, frozen=True):
 class EventSink(Protocol):
     """A sink. Its methods are called one at a time, on a thread of its own.
 
-    `filters`, read once, are in containerd's grammar (`topic~=/tasks/`, `namespace==default`); an event goes to the sink when any
-    matches, or there are none.
+    [E6] `filters`, read once, are in containerd's grammar (`topic~=/tasks/`, `namespace==default`), each well formed; an event goes
+    to the sink when any matches, or there are none.
     """
 
     filters: tuple[str, ...]
