@@ -12,18 +12,17 @@ from typing import Any
 
 import msgspec
 import pytest
-from intermodal_core.contracts.common import Mount
 from intermodal_core.contracts.runtimes import CreateTask, Exit, ProcessState, RuntimeInfo, Stats, Stdio, TaskRef
 from intermodal_core.errors import AlreadyExists, IntermodalError, Internal, NotFound, Unavailable
 from intermodal_core.spawner import Spawner
-from intermodal_core.testing.runtimes import MakeBundle, Open, RuntimeKit
+from intermodal_core.testing.runtimes import Open, RuntimeKit
 from intermodal_runc.plugin import plugin
 from intermodal_runc.runtime import RuncRuntime
 from intermodal_shim.driver import ShimRuntime
 
-from tests.harness.shims import Daemon, cgroup_parent, make_bundle, rootfs, spawner
+from tests.harness.shims import Daemon, spawner
 
-__all__ = ["cgroup_parent", "make_bundle", "rootfs", "spawner"]
+__all__ = ["spawner"]
 
 
 class _Kit(RuntimeKit):
@@ -32,14 +31,6 @@ class _Kit(RuntimeKit):
     Mutant: type[ShimRuntime] = RuncRuntime
     Host: type[Daemon] = Daemon
     within = 5.0  # a fault may show by what does not come
-
-    @pytest.fixture
-    def make_bundle(self, make_bundle: MakeBundle) -> MakeBundle:
-        return make_bundle
-
-    @pytest.fixture
-    def mounts(self, rootfs: Path) -> tuple[Mount, ...]:
-        return (Mount("bind", str(rootfs), ("rbind", "ro")),)
 
     @pytest.fixture
     def opened(self, spawner: Spawner, tmp_path: Path, rootfs: Path) -> Open:

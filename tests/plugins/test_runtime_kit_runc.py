@@ -8,28 +8,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from intermodal_core.contracts.common import Mount
 from intermodal_core.spawner import Spawner
-from intermodal_core.testing.runtimes import MakeBundle, Open, RuntimeKit
+from intermodal_core.testing.runtimes import Open, RuntimeKit
 from intermodal_runc.plugin import plugin
 from intermodal_runc.runtime import RuncRuntime
 
-from tests.harness.shims import Daemon, cgroup_parent, make_bundle, rootfs, spawner
+from tests.harness.shims import Daemon, spawner
 
-__all__ = ["cgroup_parent", "make_bundle", "rootfs", "spawner"]
+__all__ = ["spawner"]
 
 
 class TestRunc(RuntimeKit):
     capabilities = frozenset(plugin.capabilities)
     options = frozenset({"binary"})
-
-    @pytest.fixture
-    def make_bundle(self, make_bundle: MakeBundle) -> MakeBundle:
-        return make_bundle
-
-    @pytest.fixture
-    def mounts(self, rootfs: Path) -> tuple[Mount, ...]:
-        return (Mount("bind", str(rootfs), ("rbind", "ro")),)
 
     @pytest.fixture
     def opened(self, spawner: Spawner, tmp_path: Path, rootfs: Path) -> Open:

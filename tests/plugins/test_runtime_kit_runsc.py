@@ -11,16 +11,13 @@ from typing import Any, ClassVar
 import msgspec
 import pytest
 from intermodal_api.containerd.runtime.runc_options_pb2 import CheckpointOptions
-from intermodal_core.contracts.common import Mount
 from intermodal_core.spawner import Spawner
-from intermodal_core.testing.runtimes import MakeBundle, Open, RuntimeKit
+from intermodal_core.testing.runtimes import Open, RuntimeKit
 from intermodal_runsc.platform import Probe, probe
 from intermodal_runsc.plugin import Config, plugin
 from intermodal_runsc.runtime import RunscRuntime
 
-from tests.harness.shims import Daemon, cgroup_parent, make_bundle, rootfs
-
-__all__ = ["cgroup_parent", "make_bundle", "rootfs"]
+from tests.harness.shims import Daemon
 
 pytestmark = [
     pytest.mark.slow,
@@ -49,14 +46,6 @@ class TestRunsc(RuntimeKit):
     options = frozenset({"binary"})
     checkpoint_options = (CheckpointOptions.DESCRIPTOR.full_name, CheckpointOptions(exit=True).SerializeToString())
     checkpoint_opened: ClassVar[dict[str, Any]] = {"network": "none"}  # on the host's, gVisor takes none
-
-    @pytest.fixture
-    def make_bundle(self, make_bundle: MakeBundle) -> MakeBundle:
-        return make_bundle
-
-    @pytest.fixture
-    def mounts(self, rootfs: Path) -> tuple[Mount, ...]:
-        return (Mount("bind", str(rootfs), ("rbind", "ro")),)
 
     @pytest.fixture
     def opened(self, spawner: Spawner, found: Probe, tmp_path: Path, rootfs: Path) -> Open:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+from intermodal.cli.authoring import add_author_commands
 from intermodal.cli.output import add_list_arguments, outcome, show_list
 
 TYPE_CHECKING = False
@@ -35,6 +36,7 @@ def add_arguments(command: str, parser: Parser) -> None:
     graph.set_defaults(function=_graph)
     rescan = commands.add_parser("rescan", help="find what was installed since the daemon's start")
     rescan.set_defaults(function=_rescan)
+    add_author_commands(commands)
 
 
 def _ls(session: Session, options: argparse.Namespace) -> int:

@@ -200,7 +200,9 @@ class DifferFixtures(Kit):
         monkeypatch.setenv("TMPDIR", str(temporary))
 
         def look() -> object:
-            mounts = [line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()]
+            mounts = mounts_below(
+                place
+            )  # where its directory and its temporary files are: others mount elsewhere meanwhile
             files = sorted(path for top in (root, temporary) for path in top.rglob("*"))
             return mounts, descendants(os.getpid()), len(os.listdir("/proc/self/fd")), files
 

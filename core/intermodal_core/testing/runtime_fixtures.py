@@ -1,4 +1,4 @@
-"""What the tests of the runtimes' kit stand on: the fixtures, of which an author defines `opened`, `make_bundle`, `rootfs`."""
+"""What the tests of the runtimes' kit stand on: the fixtures, of which an author defines `opened`."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ import pytest
 
 from intermodal_core.contracts.common import Mount
 from intermodal_core.contracts.runtimes import CreateTask, Exit, Runtime, Stdio, TaskRef
+from intermodal_core.testing.bundles import MakeBundle, bundles, busybox_rootfs, cgroup_parent_of_its_own
 from intermodal_core.testing.kit import Kit
 from intermodal_core.testing.recording import watch
 
@@ -55,9 +56,6 @@ class Opened(Protocol):
 
 #: Opens the runtime as a daemon does that starts, `opened(**options)`; leaving the context is the daemon's end.
 Open = Callable[..., AbstractAsyncContextManager[Opened]]
-#: `make_bundle(id, *args, terminal=False, **changes)`: a directory of that name with a `config.json` of which `changes` are
-#: top-level members. The container has a busybox in its PATH and its `rootfs` read-only, and a cgroup of its own.
-MakeBundle = Callable[..., Path]
 Body = Callable[["Tasks"], Awaitable[None]]
 
 
@@ -120,15 +118,22 @@ class RuntimeFixtures(Kit):
         """Opens the runtime."""
         raise NotImplementedError("define the fixture `opened`")
 
-    @pytest.fixture
-    def make_bundle(self) -> MakeBundle:
-        """Makes bundles."""
-        raise NotImplementedError("define the fixture `make_bundle`")
+    @pytest.fixture(scope="class")
+    @classmethod
+    def rootfs(cls, tmp_path_factory: pytest.TempPathFactory) -> Path:
+        """The root filesystem of all bundles: one of busybox."""
+        return busybox_rootfs(tmp_path_factory.mktemp("rootfs"))
 
     @pytest.fixture
-    def mounts(self) -> tuple[Mount, ...]:
+    def make_bundle(self, tmp_path: Path) -> Iterator[MakeBundle]:
+        """Makes bundles, of the OCI runtime specification."""
+        with cgroup_parent_of_its_own() as parent, bundles(tmp_path, parent) as make:
+            yield make
+
+    @pytest.fixture
+    def mounts(self, rootfs: Path) -> tuple[Mount, ...]:
         """What is to be mounted at a bundle's `rootfs`."""
-        raise NotImplementedError("define the fixture `mounts`")
+        return (Mount("bind", str(rootfs), ("rbind", "ro")),)
 
     async def orphan(self, tasks: Tasks, task: TaskRef) -> None:
         """Kill what holds a task for the runtime, so that only `cleanup` can help; here, the parent of its init."""

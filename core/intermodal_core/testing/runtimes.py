@@ -1,14 +1,13 @@
-"""The conformance kit of runtimes: subclass `RuntimeKit`, say how one is opened and what a bundle is, run pytest.
+"""The conformance kit of runtimes: subclass `RuntimeKit`, say how one is opened, run pytest.
 
     class TestMine(RuntimeKit):
         capabilities = frozenset({"exec", "pause"})    # as the plugin declares them; the others' tests are skipped
 
         @pytest.fixture
         def opened(self, tmp_path): ...                # see `intermodal_core.testing.runtime_fixtures`
-        @pytest.fixture
-        def make_bundle(self, tmp_path): ...
-        @pytest.fixture
-        def mounts(self): ...
+
+One that our shim drives has `intermodal_shim.testing.opener` for that. Bundles are those of `intermodal_core.testing.bundles`; a
+runtime of another kind overrides the fixtures `make_bundle` and `mounts`.
 
 Needs root and what the runtime needs. A test's name says which rule of `intermodal_core.contracts.runtimes` it holds to:
 `test_r10_...` is of [R10]. Of [R3], that `/tasks/start` comes first is the tasks manager's, who publishes it.

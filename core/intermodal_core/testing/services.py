@@ -19,9 +19,10 @@ from __future__ import annotations
 
 import asyncio
 import os
+import tempfile
 import threading
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -55,11 +56,10 @@ class ServiceKit(Kit):
         raise NotImplementedError("define the method `ask`")
 
     @pytest.fixture
-    def top(self, tmp_path: Path) -> Path:
-        """The daemon's directory; its path is short enough for a socket's."""
-        top = tmp_path / "d"
-        top.mkdir()
-        return top
+    def top(self) -> Iterator[Path]:
+        """The daemon's directory; its path is short, as those of sockets must be."""
+        with tempfile.TemporaryDirectory(prefix="kit-") as top:
+            yield Path(top)
 
     def test_l1_making_it_begins_nothing(self, factory: Factory, top: Path) -> None:
         async def body() -> None:

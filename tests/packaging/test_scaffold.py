@@ -1,0 +1,114 @@
+"""`imod plugins new`: a package of each kind that is right as it is; and what it refuses."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from intermodal.cli.errors import Failure
+from intermodal.cli.scaffold import KINDS, TEMPLATES, files_of, write
+from intermodal_core import discovery
+
+from tests.packaging.conftest import declared, needed_by, pip
+
+NAME = "ice_box"
+
+
+def test_each_template_is_offered() -> None:
+    assert {path.name for path in TEMPLATES.iterdir()} == {*KINDS, "package"}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_file_is_named_for_the_plugin(kind: str) -> None:
+    for path, text in files_of(kind, NAME).items():
+        assert "sample" not in (path + text).lower(), path
+        assert "{" not in text or path.endswith(".py") or "environment = {" in text, path
+        assert text.endswith("\n") or text == "", path
+        if path.endswith(".py") and text:
+            compile(text, path, "exec")
+
+
+def test_it_is_written_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    top = write("snapshotter", "ice-box")
+    assert top == Path("intermodal-ice-box")
+    assert (top / "src/intermodal_ice_box/snapshotter.py").read_text().count("IceBoxSnapshotter") == 2
+    before = sorted(top.rglob("*"))
+    with pytest.raises(Failure, match="not empty"):
+        write("network", "ice_box")
+    assert sorted(top.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "said"),
+    [
+        ("snapshooter", "x", "did you mean snapshotter?"),
+        ("snapshotters", "x", "did you mean snapshotter?"),
+        ("zzz", "x", "KIND is one of snapshotter, runtime"),
+        ("network", "../evil", "cannot be a plugin's name"),
+        ("network", "Upper", "cannot be a plugin's name"),
+        ("network", "class", "cannot be a plugin's name"),
+        ("runtime", "runc", "has a plugin runtimes.runc already"),
+        ("hook", "core", "intermodal_core is installed here already"),
+    ],
+)
+def test_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, name: str, said: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(Failure) as raised:
+        write(kind, name)
+    assert said in str(raised.value)
+    assert "\n" not in str(raised.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
+class TestPackages:
+    """Of each kind, in an environment that has the two distributions, pytest, and no more."""
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def binaries(cls, environment: Callable[..., Path], wheels: dict[str, Path]) -> Path:
+        """The environment's programs."""
+        third = declared(wheels.values()) + needed_by(["pytest", "hypothesis", "hatchling", "editables"])
+        return environment(wheels.values(), {each.metadata["Name"]: each for each in third}.values())
+
+    @pytest.mark.parametrize("kind", KINDS)
+    def test_its_tests_pass_untouched(self, binaries: Path, kind: str, tmp_path: Path) -> None:
+        top = write(kind, NAME, str(tmp_path / "package"))
+        pip("install", "-q", "--no-deps", "--no-build-isolation", "-e", top, python=binaries / "python")
+        try:
+            command = [str(binaries / "python"), "-m", "pytest", "-q", "--basetemp", str(tmp_path / "base")]
+            done = subprocess.run(command, cwd=top, capture_output=True, text=True, timeout=300, check=False)
+            assert done.returncode == 0, done.stdout + done.stderr
+            ((held, all_),) = re.findall(r"(\d+) of (\d+) rules held", done.stdout)
+            assert held == all_, done.stdout
+        finally:
+            pip("uninstall", "-q", "-y", "intermodal-ice-box", python=binaries / "python")
+
+    @pytest.mark.parametrize("kind", KINDS)
+    def test_its_types_are_right(self, binaries: Path, kind: str, tmp_path: Path) -> None:
+        top = write(kind, NAME, str(tmp_path / "package"))
+        command = [sys.executable, "-m", "mypy", "--strict", "--config-file", "/dev/null", "--python-executable"]
+        command += [str(binaries / "python"), "--cache-dir", "/dev/null", "--explicit-package-bases", "src", "tests"]
+        environment = {"PATH": "/usr/bin:/bin", "MYPYPATH": "src"}
+        done = subprocess.run(
+            command, cwd=top, env=environment, capture_output=True, text=True, timeout=300, check=False
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+
+    @pytest.mark.parametrize("kind", KINDS)
+    def test_its_style_is_ours(self, kind: str, tmp_path: Path) -> None:
+        top = write(kind, NAME, str(tmp_path / "package"))
+        for words in (["check", "--select", "F,W,I,UP,B"], ["format", "--check"]):
+            command = [sys.executable, "-m", "ruff", *words, "--isolated", "--line-length", "120", "."]
+            done = subprocess.run(command, cwd=top, capture_output=True, text=True, timeout=60, check=False)
+            assert done.returncode == 0, done.stdout
+
+
+def test_the_group_of_each_is_a_kind() -> None:
+    groups = {point.name for point in discovery.find() if point.group == "kinds"}
+    assert {template.group for template in KINDS.values()} <= groups
