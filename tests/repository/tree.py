@@ -28,8 +28,9 @@ class Package(NamedTuple):
     room: str
 
     def modules(self) -> Iterator[Path]:
-        """Its files."""
-        return (path for path in sorted(self.path.rglob("*.py")) if "__pycache__" not in path.parts)
+        """Its files; templates of others' packages are none."""
+        apart = {"__pycache__", "templates"}
+        return (path for path in sorted(self.path.rglob("*.py")) if not apart.intersection(path.parts))
 
 
 class Use(NamedTuple):
