@@ -57,9 +57,12 @@ __all__ = [
     "RESOLVE_NO_SYMLINKS",
     "RESOLVE_NO_XDEV",
     "UMOUNT_NOFOLLOW",
+    "attach_mount",
     "capset",
     "inotify",
+    "map_mount",
     "mount",
+    "open_tree",
     "openat2",
     "pivot_root",
     "prctl",
@@ -115,7 +118,17 @@ PR_CAPBSET_DROP: Final = 24
 PR_SET_CHILD_SUBREAPER: Final = 36
 PR_SET_NO_NEW_PRIVS: Final = 38
 
-_SYS_OPENAT2: Final = 437  # the same on every architecture
+_AT_FDCWD: Final = ctypes.c_int(-100)
+_AT_EMPTY_PATH: Final = ctypes.c_uint(0x1000)
+_OPEN_TREE_CLONE: Final = 1
+_MOVE_MOUNT_F_EMPTY_PATH: Final = 4
+_MOUNT_ATTR_IDMAP: Final = 0x100000
+
+# The newer ones have the same number on every architecture.
+_SYS_OPEN_TREE: Final = 428
+_SYS_MOVE_MOUNT: Final = 429
+_SYS_OPENAT2: Final = 437
+_SYS_MOUNT_SETATTR: Final = 442
 _SYS_PIVOT_ROOT: Final = {"x86_64": 155, "aarch64": 41, "riscv64": 41, "ppc64le": 203, "s390x": 217, "armv7l": 218}
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -158,6 +171,32 @@ def umount(target: str | bytes, flags: int = 0) -> None:
     """The system call: `flags` is an or of MNT_DETACH and UMOUNT_NOFOLLOW."""
     sys.audit("intermodal.step", "umount")
     _check(_libc.umount2(os.fsencode(target), ctypes.c_int(flags)), target)
+
+
+def open_tree(path: str | bytes) -> int:
+    """The system call: a detached copy of the mount at `path`, which is then its root, as a descriptor. Gone when that is closed.
+
+    Raises OSError: ENOSYS before Linux 5.2.
+    """
+    flags = os.O_CLOEXEC | _OPEN_TREE_CLONE
+    return _check(_libc.syscall(_SYS_OPEN_TREE, _AT_FDCWD, os.fsencode(path), ctypes.c_uint(flags)), path)
+
+
+def map_mount(mount: int, namespace: int) -> None:
+    """mount_setattr(2): what is in the detached `mount` is seen with owners as the user namespace maps them.
+
+    Raises OSError: ENOSYS before Linux 5.12, EINVAL for a filesystem that cannot.
+    """
+    attributes = (ctypes.c_uint64 * 4)(_MOUNT_ATTR_IDMAP, 0, 0, namespace)
+    size = ctypes.c_size_t(ctypes.sizeof(attributes))
+    _check(_libc.syscall(_SYS_MOUNT_SETATTR, ctypes.c_int(mount), b"", _AT_EMPTY_PATH, attributes, size))
+
+
+def attach_mount(mount: int, target: str | bytes) -> None:
+    """move_mount(2): mount the detached `mount` on `target`."""
+    sys.audit("intermodal.step", "mount")
+    flags = ctypes.c_uint(_MOVE_MOUNT_F_EMPTY_PATH)
+    _check(_libc.syscall(_SYS_MOVE_MOUNT, ctypes.c_int(mount), b"", _AT_FDCWD, os.fsencode(target), flags), target)
 
 
 def unshare(flags: int) -> None:

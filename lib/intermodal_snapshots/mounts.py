@@ -16,6 +16,8 @@ from intermodal_core import syscalls as sc
 from intermodal_core.contracts.common import Mount
 from intermodal_core.errors import InvalidArgument, from_os_error
 
+from intermodal_snapshots.idmapped import Mapping, mapped_tree, split_mapping
+
 __all__ = ["ParsedOptions", "filesystem_of", "mount_all", "mounts_below", "parse_options", "temp_mount", "unmount_all"]
 
 # The words of mount(8) that are flags of mount(2): what each sets, or clears.
@@ -129,32 +131,77 @@ def _point(target: str | Path, below: str) -> Iterator[str]:
 
 
 def _mount(mount: Mount, point: str) -> None:
-    flags, data, propagation = parse_options(mount.options)
+    options, mapping = split_mapping(mount.options)
+    flags, data, propagation = parse_options(options)
     if mount.type == "bind":
         flags |= sc.MS_BIND
-    if flags & sc.MS_BIND and not flags & sc.MS_REMOUNT:
+    if mapping:
+        _mount_mapped(mount, point, flags, data, mapping)
+    elif flags & sc.MS_BIND and not flags & sc.MS_REMOUNT:
         sc.mount(mount.source, point, "", flags & (sc.MS_BIND | sc.MS_REC))
-        if flags & _PER_MOUNT:
-            try:
-                sc.mount("none", point, "", sc.MS_BIND | sc.MS_REMOUNT | flags & _PER_MOUNT)
-            except BaseException:
-                sc.umount(point, sc.MNT_DETACH | sc.UMOUNT_NOFOLLOW)
-                raise
+        _restrict(point, flags)
     else:
         text = os.fsencode(",".join(data))
         if len(text) < mmap.PAGESIZE:
             sc.mount(mount.source, point, mount.type, flags, text)
         else:
-            _mount_from_common_directory(mount, point, flags, data)
+            common = _common_directory(mount, data)
+            _mount_from(common, common, mount, point, flags, data)
     for change in propagation:
         sc.mount("none", point, "", change)
 
 
-def _mount_from_common_directory(mount: Mount, point: str, flags: int, data: Sequence[str]) -> None:
-    """mount(2) takes a page of options. Layers' paths become short when told from the directory that they share."""
+def _restrict(point: str, flags: int) -> None:
+    """What a bind mount takes only when it is mounted once more."""
+    if flags & _PER_MOUNT:
+        try:
+            sc.mount("none", point, "", sc.MS_BIND | sc.MS_REMOUNT | flags & _PER_MOUNT)
+        except BaseException:
+            sc.umount(point, sc.MNT_DETACH | sc.UMOUNT_NOFOLLOW)
+            raise
+
+
+def _mount_mapped(mount: Mount, point: str, flags: int, data: Sequence[str], mapping: tuple[Mapping, Mapping]) -> None:
+    """A bind of a mapped tree, or an overlay whose lower layers are in one."""
+    if flags & sc.MS_BIND:
+        with mapped_tree(mount.source, *mapping) as tree:
+            sc.attach_mount(tree, point)
+            _restrict(point, flags)
+        return
+    common = _common_directory(mount, data)
+    if not common:
+        raise InvalidArgument(f"The owners of a mount of {mount.type} cannot be mapped: only of bind and overlay")
+    with mapped_tree(common, *mapping) as tree:
+        try:
+            _mount_from(f"/proc/self/fd/{tree}", common, mount, point, flags, data)
+        except OSError as error:
+            if error.errno != errno.EINVAL:
+                raise
+            # Before Linux 6.15 overlayfs takes no layers of a detached mount.
+            with tempfile.TemporaryDirectory(prefix="mapped-") as place:
+                sc.attach_mount(tree, place)
+                try:
+                    _mount_from(place, common, mount, point, flags, data)
+                finally:
+                    sc.umount(place, sc.MNT_DETACH | sc.UMOUNT_NOFOLLOW)
+
+
+def _common_directory(mount: Mount, data: Sequence[str]) -> str:
+    """The directory that an overlay's lower layers share; "" where there is none."""
+    layers = dict(word.partition("=")[::2] for word in data).get("lowerdir", "").split(":")
+    if mount.type != "overlay" or not all(map(os.path.isabs, layers)):
+        return ""
+    common = os.path.commonpath(layers)
+    return os.path.dirname(common) if common in layers else common
+
+
+def _mount_from(here: str, common: str, mount: Mount, point: str, flags: int, data: Sequence[str]) -> None:
+    """Mount with the lower layers told from the directory `common`, which is at `here`.
+
+    mount(2) takes a page of options, and so the paths of many layers are short enough.
+    """
     words = dict(word.partition("=")[::2] for word in data)
     layers = words.get("lowerdir", "").split(":")
-    common = os.path.commonpath(layers) if mount.type == "overlay" and all(map(os.path.isabs, layers)) else ""
     words["lowerdir"] = ":".join(os.path.relpath(layer, common) for layer in layers) if common else ""
     text = os.fsencode(",".join(f"{name}={value}" if value else name for name, value in words.items()))
     if not common or len(text) >= mmap.PAGESIZE:
@@ -168,7 +215,7 @@ def _mount_from_common_directory(mount: Mount, point: str, flags: int, data: Seq
         # The working directory is shared by all threads; this one leaves them and takes one of its own.
         try:
             sc.unshare(sc.CLONE_FS)
-            os.chdir(common)
+            os.chdir(here)
             sc.mount(mount.source, point, mount.type, flags, text)
         except BaseException as error:
             failed.append(error)

@@ -47,6 +47,7 @@ class PrivateDaemon:
     ) -> None:
         memory = Path("/dev/shm")
         self.base = Path(tempfile.mkdtemp(prefix="imod-", dir=directory or (memory if memory.is_dir() else None)))
+        self.base.chmod(0o711)  # as /run is: user namespaces go through it
         self.root, self.state = self.base / "root", self.base / "state"
         self.address = str(self.state / "intermodal.sock")
         self.log = self.base / "log"

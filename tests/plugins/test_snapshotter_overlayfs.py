@@ -93,6 +93,26 @@ def test_mounts_have_the_forms_that_clients_know(memory: Path) -> None:
     snapshotter.close()
 
 
+def test_labels_map_the_owners_of_lower_layers(memory: Path) -> None:
+    snapshotter = OverlaySnapshotter(memory / "root")
+    snapshotter.prepare("base")
+    snapshotter.commit("layer", "base")
+    labels = {
+        "containerd.io/snapshot/uidmapping": "0:100000:65536",
+        "containerd.io/snapshot/gidmapping": "0:200000:65536",
+    }
+    made = snapshotter.prepare("run", "layer", labels)
+    assert made == snapshotter.mounts("run")
+    assert made[0].options[-2:] == ("uidmap=0:100000:65536", "gidmap=0:200000:65536")
+    upper = (memory / "root/snapshots/2/fs").stat()
+    assert (upper.st_uid, upper.st_gid) == (100000, 200000)
+    assert snapshotter.view("look", "layer", labels)[0].options[-1] == "gidmap=0:200000:65536"
+    with pytest.raises(InvalidArgument, match="no mapping of ids"):
+        snapshotter.prepare("wrong", "layer", {"containerd.io/snapshot/uidmapping": "0:100000:65536"})
+    assert [info.key for info in snapshotter.walk() if info.key == "wrong"] == []
+    snapshotter.close()
+
+
 def test_hundreds_of_layers_are_mountable(memory: Path) -> None:
     snapshotter = OverlaySnapshotter(memory / "root")
     parent = ""

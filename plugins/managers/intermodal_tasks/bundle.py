@@ -20,7 +20,8 @@ def make(path: str, container: str, spec: bytes) -> None:
     """Write `config.json`. Raises InvalidArgument for a spec that no runtime could start."""
     _check_spec(container, spec)
     os.makedirs(path, mode=0o711, exist_ok=True)
-    with open(os.path.join(path, "config.json"), "wb") as file:
+    # Whoever may go through the bundle to its root need not read the environment of what runs there.
+    with open(os.open(os.path.join(path, "config.json"), os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
         file.write(spec)
 
 

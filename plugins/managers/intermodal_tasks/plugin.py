@@ -34,6 +34,7 @@ class TasksManager(Tasks):
     def __init__(self, context: Context[Config]) -> None:
         store = context.get("managers", "store")
         state = context.state_dir()
+        state.chmod(0o711)  # a container in a user namespace goes through it to its root file system
         super().__init__(store, context.registry, context.events, state / "bundles")
         self._lookups = Lookups(state / "lookups")
         creation = Creation(

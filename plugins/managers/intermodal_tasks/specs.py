@@ -20,6 +20,7 @@ from intermodal_core.errors import InvalidArgument
 from intermodal_core.syscalls import MNT_DETACH, umount
 from intermodal_oci.model import ImageConfig
 from intermodal_oci.spec import SpecOptions, build_spec
+from intermodal_snapshots.idmapped import unmapped
 from intermodal_snapshots.mounts import mount_all, unmount_all
 
 __all__ = ["SPEC_TYPE", "Lookups", "run_spec", "signal_number"]
@@ -58,7 +59,7 @@ class Lookups:
         point = self._directory / secrets.token_hex(8)
         point.mkdir(parents=True, mode=0o700)
         try:
-            mount_all(mounts, point)
+            mount_all(unmapped(mounts), point)
             try:
                 return os.open(point, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
             finally:

@@ -41,4 +41,4 @@ def _make(context: Context[Config]) -> object:
     return OverlaySnapshotter(root, options=config.mount_options, sync=config.sync, sync_remove=config.sync_remove)
 
 
-plugin = Plugin(factory=_make, config=Config, capabilities=("rebase",))
+plugin = Plugin(factory=_make, config=Config, capabilities=("rebase", "remap-ids"))

@@ -12,6 +12,7 @@ import os
 import shutil
 import tempfile
 import threading
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
@@ -20,12 +21,16 @@ from intermodal_core.contracts.snapshotters import Kind
 from intermodal_core.errors import InvalidArgument
 from intermodal_core.syscalls import CLONE_FS, CLONE_NEWNS, MS_PRIVATE, MS_REC, mount, unshare
 from intermodal_snapshots.directory import DirectorySnapshotter
+from intermodal_snapshots.idmapped import host_id, parse_mapping
 from intermodal_snapshots.mounts import mount_all
 from intermodal_snapshots.trees import copy_attributes, disk_usage
 
 __all__ = ["OverlaySnapshotter", "probe"]
 
+Labels = Mapping[str, str]
+
 _PARAMETERS: Final = Path("/sys/module/overlay/parameters")
+_MAPPINGS: Final = ("containerd.io/snapshot/uidmapping", "containerd.io/snapshot/gidmapping")
 _SEPARATORS: Final = frozenset(",:\\")
 
 
@@ -44,6 +49,34 @@ class OverlaySnapshotter(DirectorySnapshotter):
             raise InvalidArgument(f"The path {root} must hold no comma, colon or backslash: overlayfs splits at them")
         self.options = (*_kernel_options(), *options)
         super().__init__(root, sync=sync, sync_remove=sync_remove)
+
+    def prepare(self, key: str, parent: str = "", labels: Labels | None = None) -> list[Mount]:
+        """[S5]; with labels that map ids, mounts whose lower layers' owners are mapped."""
+        mapping = _mapping(labels)
+        return self._mapped(super().prepare(key, parent, labels), mapping)
+
+    def view(self, key: str, parent: str = "", labels: Labels | None = None) -> list[Mount]:
+        """[S6]; as `prepare`."""
+        mapping = _mapping(labels)
+        return self._mapped(super().view(key, parent, labels), mapping)
+
+    def mounts(self, key: str) -> list[Mount]:
+        """[S7]; as `prepare`."""
+        return self._mapped(super().mounts(key), _mapping(self.stat(key).labels))
+
+    def _mapped(self, mounts: list[Mount], mapping: tuple[str, str] | None) -> list[Mount]:
+        if mapping is None:
+            return mounts
+        (mount,) = mounts
+        upper = next((word[9:] for word in mount.options if word.startswith("upperdir=")), "")
+        if upper:
+            # The upper layer is not mapped: the kernel writes the host's ids into it.
+            status = os.stat(upper)
+            uids, gids = map(parse_mapping, mapping)
+            if not any(first <= status.st_uid < first + size for _, first, size in uids):
+                os.chown(upper, host_id(uids, status.st_uid), host_id(gids, status.st_gid))
+        options = (*mount.options, f"uidmap={mapping[0]}", f"gidmap={mapping[1]}")
+        return [Mount(mount.type, mount.source, options)]
 
     def make(self, directory: Path, kind: Kind, parents: list[Path]) -> None:
         """A layer of its own, unless it is a view of parents, which needs none."""
@@ -76,6 +109,16 @@ class OverlaySnapshotter(DirectorySnapshotter):
             return disk_usage(directory / "fs")
         except FileNotFoundError:
             return Usage(0, 0)
+
+
+def _mapping(labels: Labels | None) -> tuple[str, str] | None:
+    """The mappings of user and group ids that the labels ask for. Raises InvalidArgument."""
+    found = tuple((labels or {}).get(name, "") for name in _MAPPINGS)
+    if not any(found):
+        return None
+    for text in found:
+        parse_mapping(text)
+    return found[0], found[1]
 
 
 def _kernel_options() -> tuple[str, ...]:
