@@ -384,7 +384,9 @@ class Registry:
         except LoadError as error:
             _set(record, "failed", error.code, str(error), error.remedy)
         except IntermodalError as error:
-            _set(record, "failed", error.reason, str(error))
+            where = record.section.where()
+            remedy = f"its options are those of [{record.id}] of {where}" if where != "default" else ""
+            _set(record, "failed", error.reason, str(error), remedy)
         except Exception as error:
             log.exception("%s", record.id)
             _set(record, "failed", "raised", f"raised {type(error).__name__}: {error}")

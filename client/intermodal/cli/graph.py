@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 __all__ = ["as_svg", "as_text"]
 
-_CHAR, _HEIGHT, _GAP, _LAYER, _MARGIN = 7.3, 26, 18, 64, 16
+_CHAR, _HEIGHT, _GAP, _LAYER, _MARGIN, _WIDTH = 7.3, 26, 18, 64, 16, 900
 _COLOURS = {
     "ready": "#d7f0dd",
     "available": "#f2f2f2",
@@ -22,16 +22,19 @@ _COLOURS = {
 
 
 def as_text(nodes: Sequence[Mapping[str, Any]], edges: Sequence[Mapping[str, Any]]) -> str:
-    """A tree from those that nothing requires; what was drawn above already is not drawn again below."""
+    """A tree from those that nothing requires; what was drawn above already is not drawn again below.
+
+    Those of which no requirement is known are listed at the end.
+    """
     states = {node["id"]: node["state"] for node in nodes}
     below = _below(nodes, edges)
+    alone = _alone(below)
     seen: set[str] = set()
     lines: list[str] = []
 
     def draw(id: str, how: str, first: str, rest: str) -> None:
-        state = "" if states[id] == "ready" else f" [{states[id]}]"
         again = id in seen and bool(below[id])
-        lines.append(f"{first}{id}{state}{how}{' (above)' if again else ''}")
+        lines.append(f"{first}{_named(id, states[id])}{how}{' (above)' if again else ''}")
         seen.add(id)
         children = [] if again else below[id]
         for number, (child, why) in enumerate(children):
@@ -40,24 +43,37 @@ def as_text(nodes: Sequence[Mapping[str, Any]], edges: Sequence[Mapping[str, Any
                 child, f" ({why})" if why else "", rest + ("└─ " if last else "├─ "), rest + ("   " if last else "│  ")
             )
 
-    for top in _tops(nodes, below):
+    for top in _tops([node for node in nodes if node["id"] not in alone], below):
         draw(top, "", "", "")
+    lines += ["", *(_named(id, states[id]) for id in sorted(alone))] if alone else []
     return "\n".join(lines)
 
 
 def as_svg(nodes: Sequence[Mapping[str, Any]], edges: Sequence[Mapping[str, Any]]) -> str:
-    """Each below all that require it; in a layer where its neighbours above are. A dashed line is a default."""
+    """Each below all that require it, in a layer where its neighbours above are. A dashed line is a default.
+
+    Those of which no requirement is known are in rows at the bottom.
+    """
     below = _below(nodes, edges)
-    layers = _layers(nodes, below)
+    alone = _alone(below)
+    layers = _layers([node for node in nodes if node["id"] not in alone], below)
     width = {node["id"]: len(node["id"]) * _CHAR + 20 for node in nodes}
-    full = max(sum(width[id] + _GAP for id in layer) for layer in layers) + 2 * _MARGIN
+    full = max([_WIDTH, *(sum(width[id] + _GAP for id in layer) for layer in layers)]) + 2 * _MARGIN
     places: dict[str, tuple[float, float]] = {}
-    for depth, layer in enumerate(layers):
+    y = float(_MARGIN)
+    for layer in layers:
         x = (full - sum(width[id] + _GAP for id in layer) + _GAP) / 2
         for id in layer:
-            places[id] = (x, _MARGIN + depth * _LAYER)
+            places[id] = (x, y)
             x += width[id] + _GAP
-    height = 2 * _MARGIN + (len(layers) - 1) * _LAYER + _HEIGHT
+        y += _LAYER
+    x = float(_MARGIN)
+    for id in sorted(alone):
+        if x + width[id] > full - _MARGIN:
+            x, y = float(_MARGIN), y + _HEIGHT + _GAP
+        places[id] = (x, y)
+        x += width[id] + _GAP
+    height = max((top for _, top in places.values()), default=0) + _HEIGHT + _MARGIN
     lines = [
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{full:.0f}" height="{height:.0f}" font-family="monospace" font-size="12">'
     ]
@@ -79,6 +95,15 @@ def as_svg(nodes: Sequence[Mapping[str, Any]], edges: Sequence[Mapping[str, Any]
             f'<text x="{x + width[id] / 2:.1f}" y="{y + 17}" text-anchor="middle">{_escaped(id)}</text></g>'
         )
     return "\n".join([*lines, "</svg>"])
+
+
+def _named(id: str, state: str) -> str:
+    return id if state == "ready" else f"{id} [{state}]"
+
+
+def _alone(below: Mapping[str, list[tuple[str, str]]]) -> set[str]:
+    required = {child for children in below.values() for child, _ in children}
+    return {id for id, children in below.items() if not children and id not in required}
 
 
 def _below(nodes: Sequence[Mapping[str, Any]], edges: Sequence[Mapping[str, Any]]) -> dict[str, list[tuple[str, str]]]:

@@ -67,12 +67,11 @@ def _explain(session: Session, options: argparse.Namespace) -> int:
         print(f"  it is the plugin {item['plugin']} of {item['distribution']}")
     if len(item["broken"]) > 1:
         print(f"  what keeps it from being ready: {' -> '.join(item['broken'])}")
-    paths = [path for path in item["needed_by"] if len(path) > 1]
-    for path in paths:
+    for path in item["needed_by"]:
         print(f"  needed by: {' -> '.join(path)}")
     for sentence in item["chosen"]:
         print(f"  {sentence}")
-    if not paths and not item["chosen"]:
+    if not item["needed_by"] and not item["chosen"]:
         print("  no plugin that is known so far requires it, and nothing in the config chooses it")
     return 0
 

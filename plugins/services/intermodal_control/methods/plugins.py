@@ -76,7 +76,7 @@ class PluginMethods(Room):
         record = self._named(call.params(NamedPlugin).plugin)
         return {
             **_row(record),
-            "needed_by": [[*path, record.id] for path in self._above(record, ())],
+            "needed_by": self._shortest(record),
             "broken": self._below(record, ()),
             "chosen": await self._chosen(record, call.scope.namespace),
         }
@@ -84,6 +84,8 @@ class PluginMethods(Room):
     async def _chosen(self, record: Record, namespace: str) -> list[str]:
         """Who chooses it where nobody names anything, and which rules would."""
         sentences = []
+        if self._registry.kinds[record.kind].single and record.state in ("available", "ready"):
+            sentences.append(f"the one of the kind {record.kind}, of which one is in use: no other is enabled")
         for explained in await self._explained(namespace):
             if KINDS.get(explained.subject) != record.kind:
                 continue
@@ -149,6 +151,14 @@ class PluginMethods(Room):
                     continue  # none, or more than one: the record that requires it says so
             else:
                 yield from ((requirement, other) for other in self._registry.records(kind))
+
+    def _shortest(self, record: Record) -> list[list[str]]:
+        """Of the paths that lead to it, the shortest from each beginning."""
+        found: dict[str, list[str]] = {}
+        for above in sorted(self._above(record, ()), key=len):
+            if above:
+                found.setdefault(above[0], [*above, record.id])
+        return [found[top] for top in sorted(found)]
 
     def _above(self, record: Record, path: tuple[str, ...]) -> list[list[str]]:
         """The paths of requirements that lead to it, each from one that is made ready at start."""

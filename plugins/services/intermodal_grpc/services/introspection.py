@@ -19,6 +19,8 @@ __all__ = ["Introspection"]
 
 #: gRPC's UNIMPLEMENTED marks a plugin that cannot run here, as containerd's skipped ones do.
 _CODES = {"disabled": 12, "skipped": 12, "failed": 2}
+#: ctr tells them by these words in the message.
+_SAYS = {"disabled": ": skip plugin", "skipped": ": skip plugin", "failed": ""}
 
 
 class Introspection(Service):
@@ -68,7 +70,7 @@ class Introspection(Service):
                 platform_pb2.Platform(os=here.os, architecture=here.architecture, variant=here.variant)
             )
         else:
-            row.init_err.CopyFrom(Status(code=_CODES[record.state], message=record.why_not()))
+            row.init_err.CopyFrom(Status(code=_CODES[record.state], message=record.why_not() + _SAYS[record.state]))
         return row
 
 
