@@ -38,6 +38,8 @@ COMMANDS = {
     "wait": ("containers", "wait until containers end, print their status"),
     "rm": ("containers", "remove containers"),
     "images": ("images", "import, from-rootfs, ls, rm"),
+    "gc": ("storage", "remove what nothing needs; say why the rest stays"),
+    "du": ("storage", "show where the bytes are"),
     "events": ("events", "show events as they come"),
     "runtimes": ("runtimes", "list runtimes, their versions, and what stays with each"),
     "plugins": ("plugins", "ls, inspect, why, graph, rescan, reload"),

@@ -16,14 +16,16 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import msgspec
 from intermodal_api.containerd.events import image_pb2
 from intermodal_core.contracts.content import IngestStatus
-from intermodal_core.contracts.managers.collector import Collected, Garbage, Protection
+from intermodal_core.contracts.managers.collector import Collected, Garbage, Protection, Use
 from intermodal_core.contracts.metadata import Table, Transaction
-from intermodal_core.errors import IntermodalError, NotFound
+from intermodal_core.errors import IntermodalError, InvalidArgument, NotFound
+from intermodal_oci.references import normalise
 
 from intermodal_store.marking import Marked
 from intermodal_store.names import now
 from intermodal_store.references import Node, forward, node_of
 from intermodal_store.tables import CONTENT, IMAGES
+from intermodal_store.usage import usage
 
 if TYPE_CHECKING:
     from intermodal_store.store import Store
@@ -45,6 +47,7 @@ class Collector:
     def __init__(self, store: Store) -> None:
         self._store = store
         self._one = asyncio.Lock()
+        self._works: set[asyncio.Future[Collected]] = set()
         self._put: list[Any] | None = None  # while a collection runs: the records that writes put
         self.on_change: Callable[[int], None] | None = None
         self.writes = 0
@@ -72,10 +75,22 @@ class Collector:
         """Collect these, where nothing protects them."""
         await self._collect(0.0, False, set(nodes))
 
+    async def settled(self) -> None:
+        """When no collection runs."""
+        if self._works:
+            await asyncio.wait(self._works)
+
     async def _collect(self, grace: float, dry_run: bool, only: set[Node] | None) -> Collected:
+        # One that is given up goes on to its end: writes are noted for as long as its sweep may come.
+        work = asyncio.ensure_future(self._run(grace, dry_run, only))
+        self._works.add(work)
+        work.add_done_callback(self._works.discard)
+        return await asyncio.shield(work)
+
+    async def _run(self, grace: float, dry_run: bool, only: set[Node] | None) -> Collected:
         async with self._one:
             began = time.perf_counter()
-            self._put = []
+            put = self._put = []
             try:
                 # A write that was begun before is not noted, and is in the view once this one is through.
                 await self._store.write(lambda tx: None)
@@ -83,7 +98,7 @@ class Collector:
                 dead = [node for node in marked.garbage() if only is None or node in only]
                 swept = time.perf_counter()
                 if not dry_run and dead:
-                    dead = await self._store.write(lambda tx: self._sweep(tx, marked, dead))
+                    dead = await self._store.write(lambda tx: self._sweep(tx, marked, dead, put))
             finally:
                 self._put = None
             garbage = marked.tell(dead)
@@ -105,10 +120,9 @@ class Collector:
 
         return await self._store.read(mark, long=True)
 
-    def _sweep(self, tx: Transaction, marked: Marked, dead: list[Node]) -> list[Node]:
+    def _sweep(self, tx: Transaction, marked: Marked, dead: list[Node], put: list[Any]) -> list[Node]:
         """Drop the records of what is still garbage; returns these nodes."""
-        assert self._put is not None
-        spared = marked.below([*self._store.leases.held(), *(node for record in self._put for node in _about(record))])
+        spared = marked.below([*self._store.leases.held(), *(node for record in put for node in _about(record))])
         gone = [node for node in dead if node not in spared]
         for node in gone:
             self._drop(tx, node)
@@ -133,8 +147,9 @@ class Collector:
     async def _ingests(self, marked: Marked, dry_run: bool) -> tuple[Garbage, ...]:
         """Ingests that no lease names and nobody has written to for a day."""
         found: list[Garbage] = []
-        for namespace, status in await self._store.content.left_ingests(now() - _INGEST):
-            if Node("ingests", namespace, status.ref) in marked.live:
+        for namespace, status in await self._store.content.left_ingests():
+            fresh = status.updated_at > now() - _INGEST
+            if fresh or Node("ingests", namespace, status.ref) in marked.live:
                 continue
             if dry_run or await self._abort(namespace, status):
                 why = "no lease names it, and nobody has written to it for a day"
@@ -148,18 +163,36 @@ class Collector:
             return False
         return True
 
+    async def usage(self) -> list[Use]:
+        """Where the bytes are."""
+        return await usage(self._store, await self._mark())
+
     async def explain(self, key: str, namespace: str = "") -> list[Protection]:
         """Why objects stay or go."""
         marked = await self._mark()
-        nodes = [node for node in marked.records if namespace in ("", node.namespace)]
-        found = [node for node in nodes if node.key == key] or [
-            node for node in nodes if node.key.startswith((key, f"sha256:{key}"))
+        nodes = marked.records
+        exact = {key, _full_name(key)}
+        everywhere = [node for node in nodes if node.key in exact] or [
+            node for node in nodes if key and node.key.startswith((key, f"sha256:{key}"))
         ]
-        if not key or not found:
+        found = [node for node in everywhere if namespace in ("", node.namespace)]
+        if not found:
             where = f"in the namespace {namespace}" if namespace else "in any namespace"
-            raise NotFound(f"there is no blob, snapshot, image, container or lease {key} {where}")
+            others = ", ".join(sorted({node.namespace for node in everywhere}))
+            raise NotFound(
+                f"there is no blob, snapshot, image, container or lease {key} {where}"
+                + (f"; it is in the namespace {others}" if others else "")
+            )
         why = {(each.type, each.namespace, each.key): each.why for each in marked.tell(marked.garbage())}
         return [Protection(*node, marked.chain(node), why.get(node, "")) for node in sorted(found)]
+
+
+def _full_name(key: str) -> str:
+    """The image that a short reference means."""
+    try:
+        return normalise(key)
+    except InvalidArgument:
+        return key
 
 
 def _about(record: Any) -> Iterator[Node]:

@@ -287,12 +287,12 @@ class Content:
         await self._store.write(leave)
         await self._store.tombstones.follow()
 
-    async def left_ingests(self, before: int) -> list[tuple[str, IngestStatus]]:
-        """Clients' ingests that were last written to before that time (ns), with their namespaces."""
+    async def left_ingests(self) -> list[tuple[str, IngestStatus]]:
+        """Clients' ingests, with their namespaces."""
         found = []
         for status in await self._backend.statuses():
             namespace, _, ref = status.ref.partition("/")
-            if status.updated_at < before and not ref.startswith(INTERNAL_REF):
+            if not ref.startswith(INTERNAL_REF):
                 found.append((namespace, msgspec.structs.replace(status, ref=ref)))
         return found
 

@@ -74,6 +74,7 @@ class Store:
     async def __aexit__(self, *_: object) -> None:
         """Finish what goes on in the background."""
         self.tombstones.close()
+        await self.collector.settled()
         await self.settled()
         await self._outbox.close()
 

@@ -15,7 +15,7 @@ from typing import Protocol
 
 import msgspec
 
-__all__ = ["Collected", "Collector", "Garbage", "Link", "Protection"]
+__all__ = ["Collected", "Collector", "Garbage", "Link", "Protection", "Use"]
 
 
 class Garbage(msgspec.Struct, frozen=True):
@@ -41,6 +41,19 @@ class Collected(msgspec.Struct, frozen=True):
     sweep_seconds: float
     next_expiry: int = 0
     next_grown: int = 0
+
+
+class Use(msgspec.Struct, frozen=True, order=True):
+    """Bytes on disk: of a blob (once, with all namespaces that see it), a snapshot without its parents, an ingest.
+
+    `kept_by` names the root that protects it (of several, one); "" where nothing does.
+    """
+
+    type: str
+    namespaces: tuple[str, ...]
+    key: str
+    size: int
+    kept_by: str
 
 
 class Link(msgspec.Struct, frozen=True):
@@ -81,6 +94,9 @@ class Collector(Protocol):
         What was made or changed less than `grace` seconds ago is kept, for clients that write first and refer later.
         `dry_run` removes nothing.
         """
+
+    async def usage(self) -> list[Use]:
+        """Where the bytes are, the largest first."""
 
     async def explain(self, key: str, namespace: str = "") -> list[Protection]:
         """Why each object stays or goes whose name, digest or key is `key` or begins with it; of one namespace, or of all.

@@ -12,11 +12,12 @@ from intermodal_control.methods.daemon import DaemonMethods
 from intermodal_control.methods.events import EventMethods
 from intermodal_control.methods.images import ImageMethods
 from intermodal_control.methods.plugins import PluginMethods
+from intermodal_control.methods.storage import StorageMethods
 from intermodal_control.server import Method
 
 __all__ = ["ROOMS", "methods"]
 
-ROOMS = (DaemonMethods, PluginMethods, ConfigMethods, EventMethods, ImageMethods, ContainerMethods)
+ROOMS = (DaemonMethods, PluginMethods, ConfigMethods, EventMethods, ImageMethods, ContainerMethods, StorageMethods)
 
 
 def methods(context: Context[Any]) -> dict[str, Method]:
