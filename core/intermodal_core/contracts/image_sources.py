@@ -71,30 +71,31 @@ class Body(Protocol):
     ranges: bool
 
     def __aiter__(self) -> AsyncIterator[bytes]:
-        """Pieces of any size, none empty."""
+        """[I9] Pieces of any size, none empty, in their order."""
 
     async def aclose(self) -> None:
-        """Let go of it. Idempotent."""
+        """[I10] Let go of it, at any time. Idempotent."""
 
 
 @runtime_checkable
 class ImageSource(Protocol):
-    """A place that images come from. Every method may run at once with every other, for the same name too.
+    """A place that images come from.
 
-    Errors say host, what was asked and what came of it; where several hosts were tried, all of them: NotFound;
-    PermissionDenied for missing or refused credentials; ResourceExhausted for a rate limit that outlasted the attempts;
-    Unavailable where no host could be reached or each broke off; DeadlineExceeded for a host that stalls or trickles;
-    InvalidArgument for a name that cannot be of this source; FailedPrecondition for an answer that is not what was asked
-    for; Unimplemented for what no host can do.
+    [I1] Every method may run at once with every other, for the same name too.
+    [I2] Errors say host, what was asked and what came of it; where several hosts were tried, all of them: NotFound;
+        PermissionDenied for missing or refused credentials; ResourceExhausted for a rate limit that outlasted the attempts;
+        Unavailable where no host could be reached or each broke off; DeadlineExceeded for a host that stalls or trickles;
+        InvalidArgument for a name that cannot be of this source; FailedPrecondition for an answer that is not what was asked
+        for; Unimplemented for what no host can do.
     """
 
     async def resolve(self, name: str, access: Access | None = None) -> Resolved:
-        """What the name points at now. The size is what the host says and may be 0 where it does not."""
+        """[I3] What the name points at now. The size is what the host says and may be 0 where it does not."""
 
     async def fetch(
         self, name: str, target: Descriptor, offset: int = 0, length: int = -1, access: Access | None = None
     ) -> Body:
-        """Begin to read a document or blob of the name's repository; `length` -1: to its end.
+        """[I4] Begin to read a document or blob of the name's repository; `length` -1: to its end.
 
         A stream that breaks off is resumed where it broke. No more than `target.size` bytes come where that is known;
         fewer raise Unavailable. Digests are for the caller to verify.
@@ -103,7 +104,7 @@ class ImageSource(Protocol):
     async def push(
         self, name: str, target: Descriptor, content: int, access: Access | None = None, mount_from: str = ""
     ) -> bool:
-        """Upload a document or blob from the readable file `content`, from its beginning; whether bytes were sent.
+        """[I5] Upload a document or blob from the readable file `content`, from its beginning; whether bytes were sent.
 
         A blob that the repository has is not sent. With `mount_from`, a repository of the same host, the blob is taken
         from there where the host can do that. A document (the media type of an index or a manifest) is stored under what
@@ -111,12 +112,12 @@ class ImageSource(Protocol):
         """
 
     async def tags(self, name: str, access: Access | None = None) -> list[str]:
-        """The tags of the name's repository, as the host orders them."""
+        """[I6] The tags of the name's repository, as the host orders them."""
 
     async def referrers(
         self, name: str, digest: str, artifact_type: str = "", access: Access | None = None
     ) -> list[Descriptor]:
-        """What refers to `digest` as its subject; none is no error. Both the API and the tag scheme are looked at."""
+        """[I7] What refers to `digest` as its subject; none is no error. Both the API and the tag scheme are looked at."""
 
     async def explain(self, name: str, access: Access | None = None) -> list[Host]:
-        """The hosts that would be asked, in order, each asked once for the name where it can resolve one."""
+        """[I8] The hosts that would be asked, in order, each asked once for the name where it can resolve one."""
