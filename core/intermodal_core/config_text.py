@@ -42,10 +42,11 @@ def toml(value: Any) -> str:
     return value.isoformat() if hasattr(value, "isoformat") else str(value)
 
 
-def default_text(core: Core, plugins: Mapping[tuple[str, str], Plugin[Any]]) -> str:
+def default_text(core: Core, plugins: Mapping[tuple[str, str], Plugin[Any]], opt_in: Collection[str] = ()) -> str:
     """A config file with every option at its default and its documentation; it reads back to the same values.
 
-    `plugins` are by kind and name. An option without a default is a comment, and so is an entry of a list of tables.
+    `plugins` are by kind and name. An option without a default is a comment, and so are an entry of a list of tables, and a
+    section of the kinds `opt_in`.
     """
     lines = ["# The config of intermodald. Every option is here, with its default.", ""]
     lines += _options(type(core), core)
@@ -60,7 +61,12 @@ def default_text(core: Core, plugins: Mapping[tuple[str, str], Plugin[Any]]) -> 
             lines += ["", f"[{dotted((name,))}]", *_options(annotation)]
     for key, plugin in plugins.items():
         version = [f"version = {plugin.version}", ""] if plugin.migrations else []
-        lines += ["", f"[{dotted(key)}]", *version, *_options(plugin.config)]
+        section = ["", f"[{dotted(key)}]", *version, *_options(plugin.config)]
+        lines += (
+            ["", "# Not in use without this:", *(f"# {line}".rstrip() for line in section)]
+            if key[0] in opt_in
+            else section
+        )
     return "\n".join(lines).rstrip() + "\n"
 
 

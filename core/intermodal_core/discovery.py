@@ -41,9 +41,7 @@ class SearchPath:
                 if os.path.isdir(path) and path not in sys.path:
                     sys.path.append(path)
             elif where not in self._code:
-                sentences.append(
-                    f"{where[0]} has a line of code, which Python runs at its start alone: restart the daemon"
-                )
+                sentences.append(f"{where[0]} has a line of code, which Python runs at its start alone")
         return sentences
 
     def _lines(self) -> Iterator[tuple[tuple[str, str], str]]:

@@ -21,7 +21,7 @@ from intermodal_core.calls import Guard, Pool
 from intermodal_core.changes import Changes
 from intermodal_core.config import Config, Section
 from intermodal_core.discovery import Found
-from intermodal_core.errors import FailedPrecondition, IntermodalError, NotFound, PluginSkipped
+from intermodal_core.errors import FailedPrecondition, IntermodalError, InvalidArgument, NotFound, PluginSkipped
 from intermodal_core.hooks import Hooks
 from intermodal_core.idle import Idle
 from intermodal_core.kinds import Kind
@@ -385,7 +385,8 @@ class Registry:
             _set(record, "failed", error.code, str(error), error.remedy)
         except IntermodalError as error:
             where = record.section.where()
-            remedy = f"its options are those of [{record.id}] of {where}" if where != "default" else ""
+            told = isinstance(error, InvalidArgument) and where != "default"
+            remedy = f"its options are those of [{record.id}] of {where}" if told else ""
             _set(record, "failed", error.reason, str(error), remedy)
         except Exception as error:
             log.exception("%s", record.id)
@@ -457,12 +458,15 @@ class Registry:
         kind, _, name = requirement.partition(".")
         if kind not in self.kinds:
             raise LoadError("missing_requirement", f"it requires {requirement}, and there is no kind {kind}")
-        if name:
-            needed = [self.find(kind, name)]
-        elif self.kinds[kind].single:
-            needed = [self.chosen(kind)]
-        else:
-            needed = [other for other in self.records(kind) if other.state == "available"]
+        try:
+            if name:
+                needed = [self.find(kind, name)]
+            elif self.kinds[kind].single:
+                needed = [self.chosen(kind)]
+            else:
+                needed = [other for other in self.records(kind) if other.state in ("available", "ready")]
+        except (NotFound, FailedPrecondition) as error:
+            raise LoadError("missing_requirement", f"it requires {requirement}, and {error}") from error
         for other in needed:
             self._waits[record.id] = other.id
             try:

@@ -179,7 +179,7 @@ BROKEN = {
     "exits": ({"body": "import sys; sys.exit(3)"}, "raised", "SystemExit"),
     "exits_at_import": ({"raw": "import sys; sys.exit(3)"}, "raised", "SystemExit"),
     "no_plugin": ({"raw": "plugin = 42"}, "not_a_plugin", "int"),
-    "wants_missing": ({"options": ", requires=('backends.absent',)"}, "not_found", "backends.absent"),
+    "wants_missing": ({"options": ", requires=('backends.absent',)"}, "missing_requirement", "backends.absent"),
     "wants_kind": ({"options": ", requires=('wheels',)"}, "missing_requirement", "no kind wheels"),
     "forks_nothing": ({"options": ", forked=('not_there_at_all',)"}, "failed_precondition", "not_there_at_all"),
 }

@@ -13,13 +13,14 @@ import jsonschema
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from intermodal.cli.config import _installed
+from intermodal.cli.config import installed
 from intermodal.cli.config_schema import schema
 from intermodal_core.config import load
 from intermodal_core.config_text import toml
 from intermodal_core.errors import InvalidArgument
 
-KINDS, PLUGINS = _installed()
+FOUND, PLUGINS = installed()
+KINDS = [kind.name for kind in FOUND]
 NAMES = {kind: {name for of, name in PLUGINS if of == kind} for kind in KINDS}
 SCHEMA = schema(KINDS, PLUGINS)
 VALIDATOR = jsonschema.Draft202012Validator(SCHEMA)

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from intermodal.cli.main import Parser, Session
 
-__all__ = ["add_arguments"]
+__all__ = ["add_arguments", "installed"]
 
 DEFAULT_FILE = "/etc/intermodal/config.toml"
 
@@ -55,8 +55,9 @@ def _default(session: Session, options: argparse.Namespace) -> int:
     from intermodal_core.config import Core
     from intermodal_core.config_text import default_text
 
-    _, plugins = _installed()
-    sys.stdout.write(default_text(Core(), dict(sorted(plugins.items()))))
+    kinds, plugins = installed()
+    opt_in = [kind.name for kind in kinds if kind.opt_in]
+    sys.stdout.write(default_text(Core(), dict(sorted(plugins.items())), opt_in))
     return 0
 
 
@@ -65,7 +66,8 @@ def _schema(session: Session, options: argparse.Namespace) -> int:
 
     from intermodal.cli.config_schema import schema
 
-    print(json.dumps(schema(*_installed()), indent=2, ensure_ascii=False))
+    kinds, plugins = installed()
+    print(json.dumps(schema([kind.name for kind in kinds], plugins), indent=2, ensure_ascii=False))
     return 0
 
 
@@ -127,8 +129,8 @@ def _read(file: str) -> tuple[Any, Any]:
 
     from intermodal.cli.errors import Failure
 
-    kinds, plugins = _installed()
-    names = {kind: {name for of, name in plugins if of == kind} for kind in kinds}
+    kinds, plugins = installed()
+    names = {kind.name: {name for of, name in plugins if of == kind.name} for kind in kinds}
     try:
         config = load(Path(file), permissive=True)
         config.check(names, plugins)
@@ -137,16 +139,17 @@ def _read(file: str) -> tuple[Any, Any]:
     return config, plugins
 
 
-def _installed() -> tuple[list[str], dict[tuple[str, str], Any]]:
+def installed() -> tuple[list[Any], dict[tuple[str, str], Any]]:
     """The kinds, and the plugins by kind and id; one that cannot be imported is told of and left out."""
     from intermodal_core import discovery
     from intermodal_core.loading import load_attribute
 
     found = discovery.find()
-    kinds = [load_attribute(point.value).name for point in found if point.group == "kinds"]
+    kinds = [load_attribute(point.value) for point in found if point.group == "kinds"]
+    names = {kind.name for kind in kinds}
     plugins: dict[tuple[str, str], Any] = {}
     for point in found:
-        if point.group not in kinds:
+        if point.group not in names:
             continue
         try:
             plugins[point.group, point.name] = load_attribute(point.value)

@@ -67,7 +67,12 @@ RUNTIMES = Kind(
 NETWORKS = Kind("networks", "intermodal_core.contracts.networks:Network", threads=16)
 CNI = Kind("cni", "intermodal_core.contracts.cni:CniType", threads=16, deadline=30)
 EVENT_SINKS = Kind(
-    "event_sinks", "intermodal_core.contracts.event_sinks:EventSink", deadline=120, threads=1, close="close"
+    "event_sinks",
+    "intermodal_core.contracts.event_sinks:EventSink",
+    opt_in=True,
+    deadline=120,
+    threads=1,
+    close="close",
 )
 HOOKS = Kind("hooks", specs="intermodal_core.contracts.hooks:ContainerHooks", guarded=False, eager=True)
 MANAGERS = Kind("managers", guarded=False, eager=True, attributes={"containerd": "io.containerd.service.v1"})

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import uuid
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import msgspec
+from intermodal_core.errors import FailedPrecondition, NotFound
 from intermodal_core.plugin import Context, Plugin
 from intermodal_http2.server import Server
 
@@ -27,6 +28,20 @@ from intermodal_grpc.services.version import Version
 __all__ = ["Config", "GrpcService", "plugin"]
 
 
+#: What each service is a translation of.
+_TRANSLATIONS: tuple[tuple[Any, str], ...] = (
+    (Namespaces, "store"),
+    (Content, "store"),
+    (Images, "store"),
+    (Snapshots, "store"),
+    (Containers, "store"),
+    (Leases, "store"),
+    (Diff, "images"),
+    (TasksService, "tasks"),
+    (Events, "tasks"),
+)
+
+
 class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Options of `[services.grpc]`."""
 
@@ -45,25 +60,21 @@ class GrpcService:
     async def __aenter__(self) -> GrpcService:
         """Serve on the daemon's main address."""
         context = self._context
-        store = context.get("managers", "store")
-        images = context.get("managers", "images")
-        tasks = context.get("managers", "tasks")
         services: list[Service] = [
-            Namespaces(store),
-            Content(store),
-            Images(store),
-            Snapshots(store),
-            Diff(images),
-            Containers(store),
-            TasksService(tasks),
-            Leases(store),
-            Events(context.events, tasks),
             Introspection(context.registry, _uuid(context.root_dir() / "uuid")),
             Version(),
         ]
+        off: dict[str, str] = {}
+        for service, manager in _TRANSLATIONS:
+            try:
+                translated = context.get("managers", manager)
+            except (FailedPrecondition, NotFound) as error:  # the others serve, and show what is wrong with it
+                off[service.descriptor.full_name] = str(error)
+            else:
+                services.append(Events(context.events, translated) if service is Events else service(translated))
         services.append(Health([service.descriptor.full_name for service in services]))
         served = {service.descriptor.full_name for service in services}
-        self._server = Server(services, context.registry.idle.busy, Call, unserved(context.registry, served))
+        self._server = Server(services, context.registry.idle.busy, Call, unserved(context.registry, served, off))
         core = context.registry.config.core
         await self._server.listen(context.address, int(core.socket_mode, 8), core.socket_owner, core.socket_group)
         return self
@@ -81,4 +92,5 @@ def _uuid(path: Path) -> str:
     return path.read_text()
 
 
-plugin = Plugin(factory=GrpcService, config=Config, requires=("managers.store", "managers.images", "managers.tasks"))
+# The kind, not its members by name: a manager that is broken takes its own services with it and no others.
+plugin = Plugin(factory=GrpcService, config=Config, requires=("managers",))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 
 from intermodal_core.contracts.managers.store import Scope
 from intermodal_core.registry import Registry
@@ -24,21 +24,22 @@ class Call(call.Call):
         return Scope(self.metadata("containerd-namespace"), self.metadata("containerd-lease"))
 
 
-def unserved(registry: Registry, served: Collection[str]) -> Callable[[str, str], str]:
-    """The sentence for a call of a method that nobody answers: of a service, also which plugins of the kind are off, and why.
+def unserved(registry: Registry, served: Collection[str], off: Mapping[str, str]) -> Callable[[str, str], str]:
+    """The sentence for a call of a method that nobody answers, for a caller's log is where somebody will look.
 
-    It may be one of those that the caller is after, and the caller's log is where somebody will look.
+    `off` says of services that we have, and of which the manager is not ready, why not. Of another one it is said which
+    plugins of the kind are off: it may be one of them.
     """
 
     def sentence(service: str, method: str) -> str:
         if service in served:
             return f"unknown method {method} for service {service}"
         said = f"unknown service {service}"
+        if service in off:
+            return f"{said}: {off[service]}"
         for record in registry.records("services"):
             if record.state not in ("ready", "available"):
                 said += f"; {record.why_not()}"
-                if record.state == "disabled":
-                    said += f" ({registry.config.where((record.kind, record.name, 'enabled'))})"
         return said
 
     return sentence
