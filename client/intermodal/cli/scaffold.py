@@ -36,6 +36,7 @@ KINDS: dict[str, Template] = {
     "content": Template("content", "content", "Keeps blobs as files."),
     "differ": Template("differs", "differ", "Unpacks layers that are compressed by xz.", whole=True),
     "image-source": Template("image_sources", "source", "Images out of directories that are OCI layouts."),
+    "verifier": Template("verifiers", "verifier", "Accepts images that a holder of a key has approved."),
     "event-sink": Template("event_sinks", "sink", "Appends a line to a file for each event."),
     "service": Template("services", "service", "Tells the state of the daemon's plugins on a socket."),
     "hook": Template("hooks", "hooks", "Adds to containers' environment and says what may not be pulled."),

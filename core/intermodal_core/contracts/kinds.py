@@ -18,6 +18,7 @@ __all__ = [
     "RUNTIMES",
     "SERVICES",
     "SNAPSHOTTERS",
+    "VERIFIERS",
 ]
 
 CONTENT = Kind(
@@ -83,3 +84,4 @@ SERVICES = Kind(
     eager=True,
     attributes={"containerd": "io.containerd.grpc.v1"},
 )
+VERIFIERS = Kind("verifiers", "intermodal_core.contracts.verifiers:Verifier", threads=8, deadline=60)
