@@ -1,7 +1,7 @@
 """Calls into plugins: each on the plugin's own threads, timed, with a deadline, its errors put into the closed set.
 
 A thread that outlives its call's deadline stays busy; the outcome of that call is unknown. When every thread of a
-plugin is stuck so, its breaker is open: calls fail at once until one comes back.
+plugin is held so, its breaker is open (see `Pool`).
 """
 
 from __future__ import annotations
@@ -24,7 +24,13 @@ from intermodal_core.errors import (
     from_os_error,
 )
 
-__all__ = ["Guard", "Pool", "Statistics", "bounded"]
+__all__ = ["FIRST_PROBE", "Guard", "Pool", "Statistics", "bounded"]
+
+#: Seconds until an open breaker lets a first call through; the pause doubles up to the second.
+FIRST_PROBE = 1.0
+LAST_PROBE = 60.0
+#: How many times its size a pool may grow by for threads that hang.
+SPARE = 3
 
 T = TypeVar("T")
 
@@ -49,7 +55,7 @@ class Statistics:
 
 
 class _Job:
-    __slots__ = ("arguments", "fn", "future", "keywords", "late", "loop")
+    __slots__ = ("arguments", "done", "fn", "future", "keywords", "late", "loop")
 
     def __init__(
         self,
@@ -64,6 +70,7 @@ class _Job:
         self.loop = loop
         self.future: asyncio.Future[Any] = loop.create_future()
         self.late = False
+        self.done = False
 
     def run(self) -> None:
         try:
@@ -97,67 +104,89 @@ class _Job:
 
 
 class Pool:
-    """A small pool of daemon threads, begun one at a time as they are needed, that never holds up the exit."""
+    """A small pool of daemon threads, begun one at a time as they are needed, that never holds up the exit.
 
-    def __init__(self, name: str, size: int) -> None:
+    A thread whose call outlived its deadline is held. When all are, the breaker opens: calls fail at once. It closes when
+    one of them returns, or when a probe does: now and then one call is let through, on a thread of its own, and when it is
+    answered the held threads are written off and replaced, up to `SPARE` times the size of the pool.
+    """
+
+    def __init__(self, name: str, size: int, changed: Callable[[], None] = lambda: None) -> None:
+        """`changed` is called when the breaker opens or closes, on the loop of the call that it was."""
         self.name = name
         self.size = size
+        self._changed = changed
         self._jobs: deque[_Job] = deque()
         self._wake = threading.Condition()
         self._idle = 0
         self._threads = 0
-        self._stuck = 0
+        self._held = 0
+        self._spare = 0  # threads beyond `size`, for held ones that were written off
+        self._probe: _Job | None = None
+        self._open = False
+        self._pause = FIRST_PROBE
+        self._next_probe = 0.0
         self._closed = False
 
     @property
-    def open_breaker(self) -> bool:
-        """Whether every thread is held by a call that outlived its deadline."""
-        return self._stuck >= self.size
+    def trouble(self) -> str:
+        """Why calls fail at once, a sentence; "" while the breaker is closed."""
+        if not self._open:
+            return ""
+        return f"{self.name} does not answer: all {self.size} of its threads are held by calls past their deadline"
 
     async def run(self, fn: Callable[..., T], *arguments: Any, deadline: float | None = None, **keywords: Any) -> T:
         """`fn` on one of the threads. Raises what it raises, DeadlineExceeded, or Unavailable with the breaker open."""
-        if self.open_breaker:
-            raise Unavailable(
-                f"{self.name} does not answer: all {self.size} of its threads are held by calls past their deadline"
-            )
         job = _Job(fn, arguments, keywords, asyncio.get_running_loop())
         with self._wake:
             if self._closed:
                 raise Unavailable(f"{self.name} is being stopped")
+            if self._open:
+                self._begin_probe(job)
             self._jobs.append(job)
-            if self._idle:
+            if self._idle and self._probe is not job:
                 self._wake.notify()
-            elif self._threads < self.size:
+            elif self._threads < self.size + self._spare:
                 self._threads += 1
                 threading.Thread(target=self._work, name=self.name, daemon=True).start()
-        if deadline is None:
-            return await job.future  # type: ignore[no-any-return]
-        timer = job.loop.call_later(deadline, self._expire, job, deadline)
-        try:
-            return await job.future  # type: ignore[no-any-return]
-        finally:
-            timer.cancel()
+        if deadline is not None:
+            # Runs on when the caller gives up: a thread that hangs counts, whoever waits for it.
+            timer = job.loop.call_later(deadline, self._expire, job, deadline)
+            job.future.add_done_callback(lambda future: None if future.cancelled() else timer.cancel())
+        return await job.future  # type: ignore[no-any-return]
+
+    def _begin_probe(self, job: _Job) -> None:
+        """Let this call through the open breaker, or raise Unavailable."""
+        now = time.monotonic()
+        if self._probe is not None or now < self._next_probe or self._spare >= self.size * SPARE:
+            raise Unavailable(self.trouble)
+        self._probe = job
+        self._spare += 1
 
     def _expire(self, job: _Job, deadline: float) -> None:
-        if job.future.done():
-            return
         with self._wake:
+            if job.done:
+                return
             if job in self._jobs:
                 self._jobs.remove(job)
                 waited = "waited for a free thread"
             else:
                 job.late = True
-                self._stuck += 1
+                self._held += 1
                 waited = "did not return"
-        job.future.set_exception(
-            DeadlineExceeded(f"{self.name} {waited} within {deadline:g} s; the outcome is unknown")
-        )
+                if self._held >= self.size + self._spare:
+                    self._next_probe = time.monotonic() + self._pause
+                    self._pause = min(self._pause * 2, LAST_PROBE)
+                    self._set_open(True, job)
+            if self._probe is job:
+                self._probe = None
+        job.fail(DeadlineExceeded(f"{self.name} {waited} within {deadline:g} s; the outcome is unknown"))
 
     def _work(self) -> None:
         while True:
             with self._wake:
                 while not self._jobs:
-                    if self._closed:
+                    if self._closed or self._threads > self.size + self._spare:
                         self._threads -= 1
                         return
                     self._idle += 1
@@ -166,9 +195,23 @@ class Pool:
                 job = self._jobs.popleft()
             job.run()
             with self._wake:
+                job.done = True
                 if job.late:
-                    self._stuck -= 1
+                    self._held -= 1
+                    self._spare = min(self._spare, self._held)
+                    self._set_open(False, job)
+                elif self._probe is job:
+                    self._probe = None
+                    self._spare = self._held
+                    self._set_open(False, job)
             del job
+
+    def _set_open(self, open: bool, job: _Job) -> None:
+        if not open:
+            self._pause = FIRST_PROBE
+        if open != self._open:
+            self._open = open
+            job.settle(lambda _: self._changed(), None)
 
     def close(self) -> None:
         """Let the threads end when they have done what is queued; stuck ones are left behind."""
@@ -184,7 +227,9 @@ class Guard:
     `instance` is the plugin's object itself, which `become` replaces by another.
     """
 
-    def __init__(self, name: str, instance: Any, pool: Pool, deadline: float, unbounded: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self, name: str, instance: Any, pool: Pool, deadline: float | None, unbounded: tuple[str, ...] = ()
+    ) -> None:
         self._name = name
         self.instance = instance
         self._pool = pool
@@ -227,6 +272,11 @@ class Guard:
         if isinstance(other, Guard):
             self._pool.close()
             self.instance, self._pool, self._deadline = other.instance, other._pool, other._deadline
+
+    @property
+    def trouble(self) -> str:
+        """Why calls fail at once, a sentence; "" while they do not."""
+        return self._pool.trouble
 
     def __getattr__(self, method: str) -> Any:
         target = getattr(self.instance, method)

@@ -148,6 +148,11 @@ class Section:
         """The origin of one of its values; of the section itself without `keys`."""
         return self._config.where((self.kind, self.name, *keys))
 
+    @property
+    def config(self) -> Config:
+        """The config that it is a part of."""
+        return self._config
+
     @cached_property
     def common(self) -> Common:
         """The common keys. Raises InvalidArgument for one of a wrong type."""

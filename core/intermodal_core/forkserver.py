@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
     Message = dict[str, Any]
 
-__all__ = ["FAILED", "INLINE", "main", "receive", "send"]
+__all__ = ["FAILED", "INLINE", "main", "receive", "receive_packet", "send", "send_packet"]
 
 #: Bytes of JSON that travel in the packet itself.
 INLINE = 8192
@@ -51,7 +51,17 @@ _INVALID_ARGUMENT = 3
 
 def send(sock: socket.socket, message: Message, fds: Sequence[int] = ()) -> None:
     """Send one message with descriptors; they stay the caller's. Raises OSError."""
-    body = json.dumps(message, separators=(",", ":")).encode()
+    send_packet(sock, json.dumps(message, separators=(",", ":")).encode(), fds)
+
+
+def receive(sock: socket.socket) -> tuple[Message, list[int]] | None:
+    """The next message and its descriptors (close-on-exec, the caller's from now on), or None at EOF."""
+    received = receive_packet(sock)
+    return None if received is None else (json.loads(received[0]), received[1])
+
+
+def send_packet(sock: socket.socket, body: bytes, fds: Sequence[int] = ()) -> None:
+    """Send a body of any size but b"" and b"@", with descriptors; they stay the caller's. Raises OSError."""
     memfd = -1
     try:
         if len(body) > INLINE:
@@ -65,8 +75,8 @@ def send(sock: socket.socket, message: Message, fds: Sequence[int] = ()) -> None
             os.close(memfd)
 
 
-def receive(sock: socket.socket) -> tuple[Message, list[int]] | None:
-    """The next message and its descriptors (close-on-exec, the caller's from now on), or None at EOF."""
+def receive_packet(sock: socket.socket) -> tuple[bytes, list[int]] | None:
+    """The next body and its descriptors (close-on-exec, the caller's from now on), or None at EOF. Raises OSError."""
     fds = array.array("i")
     try:
         body, ancillary, _, _ = sock.recvmsg(
@@ -83,7 +93,7 @@ def receive(sock: socket.socket) -> tuple[Message, list[int]] | None:
         with open(received.pop(), "rb") as file:
             file.seek(0)
             body = file.read()
-    return json.loads(body), received
+    return body, received
 
 
 class _NotPreloaded:

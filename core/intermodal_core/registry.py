@@ -30,6 +30,7 @@ from intermodal_core.plugin import Context, Plugin
 
 if TYPE_CHECKING:
     from intermodal_core.events import EventBus
+    from intermodal_core.isolation import Process
     from intermodal_core.spawner import Spawner
 
 __all__ = ["Record", "Registry", "State"]
@@ -58,6 +59,7 @@ class Record:
     options: Mapping[str, Any] = field(default_factory=dict)
     exports: Mapping[str, str] = field(default_factory=dict)
     seconds: float = 0.0
+    process: Process | None = None
     pending: asyncio.Future[None] | None = field(default=None, repr=False)
     uses: list[Record] = field(default_factory=list, repr=False)
 
@@ -65,6 +67,20 @@ class Record:
     def id(self) -> str:
         """The name by which config, errors and requirements know it."""
         return f"{self.kind}.{self.name}"
+
+    @property
+    def isolated(self) -> bool:
+        """Whether it gets a process of its own."""
+        return self.section.common.isolation == "process"
+
+    @property
+    def trouble(self) -> str:
+        """Why calls fail now, though it may be ready (an open breaker, a process that is not up); "" where they do not."""
+        if self.state != "ready":
+            return self.why_not()
+        if self.process is not None:
+            return self.process.trouble
+        return self.instance.trouble if isinstance(self.instance, Guard) else ""
 
     def why_not(self) -> str:
         """The sentence for somebody who needs it and cannot have it."""
@@ -104,6 +120,7 @@ class Registry:
         self._order: list[Record] = []
         self._waits: dict[str, str] = {}
         self._background = Background(log)
+        self._change = asyncio.Event()
         self._offers: dict[tuple[str, str], list[Found]] = {}
         self._installed: dict[str, set[str]] = {}
         self.rediscover(list(found))
@@ -158,14 +175,6 @@ class Registry:
                 "config",
                 f"switched off in the config ({where})",
                 f"set enabled = true in [{record.id}]",
-            )
-        elif common.isolation == "process":
-            _set(
-                record,
-                "failed",
-                "isolation",
-                'isolation = "process" is not to be had yet',
-                f"take it out of [{record.id}]",
             )
         elif not chosen:
             _set(
@@ -264,20 +273,38 @@ class Registry:
         )
         if config.tables.keys() - self.kinds - self.tables():
             await self.import_plugins(records)
-        plugins = {(record.kind, record.plugin_id): record.plugin for record in records if record.plugin is not None}
+        plugins = {(r.kind, r.plugin_id): r.plugin for r in records if r.plugin is not None and not r.isolated}
         config.check(self._installed, plugins)
+        for key, section in config.instances().items():
+            if (record := self._records.get(key)) is not None and record.isolated and section.common.enabled:
+                await self._check_isolated(record, section)
+
+    async def _check_isolated(self, record: Record, section: Section) -> None:
+        """Have its own process check its options, since the plugin is not imported here."""
+        try:
+            if record.state == "available":
+                await self._plugin(record)
+            if record.process is not None:
+                await record.process.check(section)
+        except LoadError as error:
+            _set(record, "failed", error.code, str(error), error.remedy)
 
     async def import_plugins(self, records: Iterable[Record]) -> None:
         """Import the plugins of those that may be used; the record of one that cannot be tells why."""
         for record in list(records):
-            if record.state == "available" and record.plugin is None:
+            if record.state == "available" and record.plugin is None and not record.isolated:
                 try:
                     await self._plugin(record)
                 except LoadError as error:
                     _set(record, "failed", error.code, str(error), error.remedy)
 
     async def _plugin(self, record: Record) -> Plugin[Any]:
-        if record.plugin is None:
+        if record.plugin is None and record.isolated:
+            from intermodal_core.isolation import process_of
+
+            record.process = process_of(self, record)
+            record.plugin = await record.process.load()
+        elif record.plugin is None:
             assert record.found is not None
             with self._marker.around(record.id):
                 record.plugin = await import_plugin(
@@ -376,9 +403,11 @@ class Registry:
             return
         record.pending = asyncio.get_running_loop().create_future()
         began = time.perf_counter()
+        ready = False
         try:
             await self._make(record, (*path, record.id))
             _set(record, "ready", "", "")
+            ready = True
         except PluginSkipped as skip:
             _set(record, "skipped", "cannot_run_here", skip.reason, skip.remedy)
         except LoadError as error:
@@ -393,12 +422,25 @@ class Registry:
             _set(record, "failed", "raised", f"raised {type(error).__name__}: {error}")
         finally:
             record.seconds = time.perf_counter() - began
+            if not ready and record.process is not None:
+                await record.process.stop()
+                record.process = None
             self._tell(record)
             record.pending.set_result(None)
             record.pending = None
 
+    def changed(self) -> None:
+        """The `trouble` of a plugin is another than it was."""
+        change, self._change = self._change, asyncio.Event()
+        change.set()
+
+    async def change(self) -> None:
+        """Return when the state or the `trouble` of a plugin has changed."""
+        await self._change.wait()
+
     def _tell(self, record: Record) -> None:
         """Let hooks hear of a new state; nobody waits for them."""
+        self.changed()
         if self.hooks.implemented("plugin_changed"):
             self._background.begin(
                 self.hooks.notify(
@@ -414,23 +456,46 @@ class Registry:
         return id is not None
 
     async def _make(self, record: Record, path: tuple[str, ...]) -> None:
-        kind = self.kinds[record.kind]
-        deadline = self.config.core.plugin_deadline
+        kind, common = self.kinds[record.kind], record.section.common
         plugin = await self._plugin(record)
         record.exports = plugin.exports
-        section = record.section
-        config = section.convert(plugin.config, plugin.migrations)
-        record.options = msgspec.to_builtins(config) | ({"version": plugin.version} if plugin.migrations else {})
+        if record.process is None:
+            config = record.section.convert(plugin.config, plugin.migrations)
+            record.options = msgspec.to_builtins(config) | ({"version": plugin.version} if plugin.migrations else {})
         for requirement in plugin.requires:
             await self._require_for(record, requirement, path)
+        if record.process is not None:
+            record.options, exports = await record.process.construct()
+            record.exports = {**plugin.exports, **exports}
+            instance: Any = record.process.stand_in
+        else:
+            instance = await self._construct(record, plugin, config)
+        if hasattr(instance, "__aenter__"):
+            await instance.__aenter__()
+        if kind.specs:
+            implementations = instance if record.process is None else record.process.hooks()
+            self.hooks.register(
+                record.id, implementations, required=common.required, deadline=common.deadline, threads=common.threads
+            )
+        if kind.guarded:
+            limit = common.deadline or kind.deadline
+            pool = Pool(record.id, common.threads or kind.threads, self.changed)
+            # A process has its deadlines to itself: they end it.
+            instance = Guard(record.id, instance, pool, None if record.process else limit, kind.unbounded)
+        record.instance = instance
+        self._order.append(record)
+
+    async def _construct(self, record: Record, plugin: Plugin[Any], config: Any) -> Any:
+        deadline = self.config.core.plugin_deadline
         for module in plugin.forked:
             await asyncio.to_thread(self.spawner.preload, module, deadline)
+        root, state = self.directories(record)
         context: Context[Any] = Context(
             kind=record.kind,
             name=record.name,
             config=config,
-            root=Path(self.config.core.root) / record.kind / record.name,
-            state=self._state / record.kind / record.name,
+            root=root,
+            state=state,
             address=self.address,
             log=logging.getLogger(f"intermodal.{record.id}"),
             events=self.events,
@@ -438,21 +503,13 @@ class Registry:
             registry=self,
         )
         with self._marker.around(record.id):
-            instance = await construct(plugin, context, kind, deadline)
-        if hasattr(instance, "__aenter__"):
-            await instance.__aenter__()
-        if kind.specs:
-            common = section.common
-            self.hooks.register(
-                record.id, instance, required=common.required, deadline=common.deadline, threads=common.threads
-            )
-        if kind.guarded:
-            threads = section.common.threads or kind.threads
-            limit = section.common.deadline or kind.deadline
-            instance = Guard(record.id, instance, Pool(record.id, threads), limit, kind.unbounded)
-        record.instance = instance
+            instance = await construct(plugin, context, self.kinds[record.kind], deadline)
         record.exports = {**plugin.exports, **context.exports}
-        self._order.append(record)
+        return instance
+
+    def directories(self, record: Record) -> tuple[Path, Path]:
+        """Root and state of an instance's own."""
+        return Path(self.config.core.root) / record.kind / record.name, self._state / record.kind / record.name
 
     async def _require_for(self, record: Record, requirement: str, path: tuple[str, ...]) -> None:
         kind, _, name = requirement.partition(".")
@@ -486,6 +543,9 @@ class Registry:
         await self.hooks.close()
         for record in list(self._ends()):
             await self.end(record)
+        for record in self._records.values():
+            if record.process is not None:  # imported, and never made ready
+                await record.process.stop()
 
     async def end(self, record: Record) -> None:
         """End one instance."""
@@ -503,10 +563,10 @@ class Registry:
 
     def _ends(self) -> Iterator[Record]:
         """Each before what it requires. What an eager one asked for while it worked is not known: so they end before the
-        others wherever these do not require them, and the youngest first.
+        others wherever these do not require them, what has a process of its own last, and the youngest first.
         """
         left = [*reversed(self._order)]
-        left.sort(key=lambda record: not self.kinds[record.kind].eager)
+        left.sort(key=lambda record: (not self.kinds[record.kind].eager, record.process is not None))
         while left:
             used = {other.id for record in left for other in record.uses}
             record = next(record for record in left if record.id not in used)

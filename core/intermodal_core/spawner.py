@@ -35,7 +35,7 @@ from intermodal_core.errors import (
 )
 from intermodal_core.forkserver import receive, send
 
-__all__ = ["UNKNOWN", "Child", "Completed", "Spawner"]
+__all__ = ["UNKNOWN", "Child", "Completed", "Spawner", "interpreter"]
 
 _MAX_FDS = 250  # the kernel allows 253 a message, one of which may carry the message itself
 _WINDOW = 16  # requests under way at once; more would fill the socket's buffer, and then send() would block the loop
@@ -70,7 +70,7 @@ class _Process:
         with theirs:
             for sock in (self.sock, theirs):
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 212992)
-            argv = [python, *_flags(), "-c", "from intermodal_core.forkserver import main; main(3)"]
+            argv = interpreter("from intermodal_core.forkserver import main; main(3)", python)
             self.pid = os.posix_spawn(
                 python,
                 argv,
@@ -471,9 +471,13 @@ def _title(message: dict[str, Any]) -> str:
     )
 
 
+def interpreter(code: str, python: str = sys.executable) -> list[str]:
+    """A command that runs `code` in Python as it is here: with the flags that decide which packages are seen."""
+    return [python, *_flags(), "-c", code]
+
+
 def _flags() -> Iterator[str]:
-    """The interpreter's flags that decide which packages are seen; and no script's directory on sys.path."""
-    yield "-P"
+    yield "-P"  # no script's directory on sys.path
     named = {"isolated": "-I", "ignore_environment": "-E", "no_user_site": "-s", "no_site": "-S"}
     yield from (flag for name, flag in named.items() if getattr(sys.flags, name))
     if sys.flags.dont_write_bytecode:

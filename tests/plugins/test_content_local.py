@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from intermodal_core.contracts.kinds import CONTENT
 from intermodal_core.errors import InvalidArgument, NotFound, ResourceExhausted
 from intermodal_core.plugin import Context, Plugin
 from intermodal_core.testing.content import ContentStoreKit, Factory
+from intermodal_core.testing.isolation import IsolatedKit
 from intermodal_local.store import Store
 
 from tests.harness.crash import every_kill
@@ -24,6 +26,12 @@ class TestLocal(ContentStoreKit):
     @pytest.fixture
     def factory(self) -> Factory:
         return Store
+
+
+class TestLocalIsolated(IsolatedKit, ContentStoreKit):
+    @pytest.fixture
+    def factory(self, isolated: Any) -> Factory:
+        return isolated("intermodal_local.plugin:plugin", CONTENT)  # type: ignore[no-any-return]
 
 
 def test_c1_killed_at_every_step(tmp_path: Path) -> None:

@@ -4,10 +4,13 @@ import logging
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from intermodal_core.contracts.common import Mount
+from intermodal_core.contracts.kinds import SNAPSHOTTERS
 from intermodal_core.testing.contexts import context_of
+from intermodal_core.testing.isolation import IsolatedKit
 from intermodal_core.testing.snapshotters import Factory, SnapshotterKit
 from intermodal_native.plugin import Config, plugin
 from intermodal_native.snapshotter import NativeSnapshotter
@@ -34,6 +37,14 @@ class TestInMemory(SnapshotterKit):
     @pytest.fixture
     def factory(self) -> Factory:
         return lambda root: NativeSnapshotter(root, sync_remove=True)
+
+
+class TestIsolated(IsolatedKit, SnapshotterKit):
+    capabilities = frozenset(plugin.capabilities)
+
+    @pytest.fixture
+    def factory(self, isolated: Any) -> Factory:
+        return isolated("intermodal_native.plugin:plugin", SNAPSHOTTERS)  # type: ignore[no-any-return]
 
 
 def test_plugin_says_how_it_copies(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -3,11 +3,14 @@
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from intermodal_core.contracts.common import Mount
+from intermodal_core.contracts.kinds import SNAPSHOTTERS
 from intermodal_core.errors import FailedPrecondition, InvalidArgument, PluginSkipped
 from intermodal_core.testing.contexts import context_of
+from intermodal_core.testing.isolation import IsolatedKit
 from intermodal_core.testing.snapshotters import Factory, SnapshotterKit
 from intermodal_overlayfs.plugin import Config, plugin
 from intermodal_overlayfs.snapshotter import OverlaySnapshotter, probe
@@ -40,6 +43,13 @@ class TestInMemory(SnapshotterKit):
     @pytest.fixture
     def factory(self) -> Factory:
         return lambda root: OverlaySnapshotter(root, sync_remove=True)
+
+
+@pytest.mark.slow
+class TestIsolated(IsolatedKit, TestInMemory):
+    @pytest.fixture
+    def factory(self, isolated: Any) -> Factory:
+        return isolated("intermodal_overlayfs.plugin:plugin", SNAPSHOTTERS, sync_remove=True)  # type: ignore[no-any-return]
 
 
 @pytest.fixture

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import msgspec
 
-__all__ = ["Descriptor", "Mount", "Platform", "Usage"]
+__all__ = ["Descriptor", "Fd", "Mount", "Platform", "Usage"]
+
+#: An open file descriptor, -1 for none: how a contract declares one, so that it can cross to another process. An argument
+#: stays the caller's, and whoever is called duplicates it to keep it; a result is the caller's to close.
+Fd = Annotated[int, msgspec.Meta(extra={"descriptor": True})]
 
 
 class Mount(msgspec.Struct, frozen=True, omit_defaults=True):

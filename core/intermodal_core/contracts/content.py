@@ -14,6 +14,8 @@ from typing import Protocol, runtime_checkable
 
 import msgspec
 
+from intermodal_core.contracts.common import Fd
+
 __all__ = ["VERSION", "BlobInfo", "ContentStore", "IngestStatus"]
 
 VERSION = 1
@@ -55,7 +57,7 @@ class ContentStore(Protocol):
     def info(self, digest: str) -> BlobInfo:
         """[C4] The blob's size and time. Raises NotFound; InvalidArgument for a malformed digest."""
 
-    def open(self, digest: str) -> int:
+    def open(self, digest: str) -> Fd:
         """[C5] A file descriptor, read-only, positioned at 0, that the caller closes. Raises NotFound.
 
         It stays readable after the blob is deleted.

@@ -6,7 +6,7 @@ from typing import Protocol, runtime_checkable
 
 import msgspec
 
-from intermodal_core.contracts.common import Descriptor, Mount
+from intermodal_core.contracts.common import Descriptor, Fd, Mount
 
 __all__ = ["VERSION", "Alone", "Applied", "ApplyLimits", "Differ", "Residue"]
 
@@ -73,7 +73,7 @@ class Differ(Protocol):
 
     def apply(
         self,
-        layer: int,
+        layer: Fd,
         descriptor: Descriptor,
         mounts: tuple[Mount, ...],
         limits: ApplyLimits | None = None,

@@ -13,7 +13,7 @@ from typing import Literal, Protocol, runtime_checkable
 
 import msgspec
 
-from intermodal_core.contracts.common import Mount
+from intermodal_core.contracts.common import Fd, Mount
 
 __all__ = [
     "VERSION",
@@ -175,7 +175,7 @@ class Runtime(Protocol):
     async def close_stdin(self, task: TaskRef, exec_id: str = "") -> None:
         """[R16] No more input will come; the process sees end of file once what was written is read."""
 
-    async def attach(self, task: TaskRef, fds: tuple[int, int, int], exec_id: str = "", hold: bool = False) -> None:
+    async def attach(self, task: TaskRef, fds: tuple[Fd, Fd, Fd], exec_id: str = "", hold: bool = False) -> None:
         """[R17] Add stdin, stdout, stderr descriptors (-1: none) as source and sinks of a process's streams.
 
         The descriptors are duplicated. The log gets everything first. A sink that is full delays nobody and loses what it

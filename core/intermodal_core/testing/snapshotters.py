@@ -52,6 +52,7 @@ class SnapshotterKit(SnapshotterFixtures):
     def test_s01_killed_at_any_step(
         self, factory: Factory, root: Path, place: Path, mounted: Any, layer: Any, tree: Any
     ) -> None:
+        self.needs_fork()
         steps: list[Callable[[Snapshotter], object]] = [
             lambda s: s.prepare("work", "base", {"a": "1"}),
             lambda s: s.commit("layer", "work", {"b": "2"}),
@@ -122,6 +123,7 @@ class SnapshotterKit(SnapshotterFixtures):
         self, factory: Factory, root: Path, place: Path, layer: Any, tree: Any, mounted: Any
     ) -> None:
         """The caller dies with the snapshotter: what it had begun to write is an active snapshot, nothing else."""
+        self.needs_fork()
         factory(root).close()
 
         def scenario(done: Callable[[], None]) -> None:

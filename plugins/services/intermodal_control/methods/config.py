@@ -46,7 +46,9 @@ class ConfigMethods(Room):
         params = call.params(Show)
         records = [record for record in self._registry.records() if record.state != "disabled" and record.found]
         await self._registry.import_plugins(records)
-        plugins = {(record.kind, record.name): record.plugin for record in records if record.plugin}
+        plugins = {
+            (record.kind, record.name): record.plugin for record in records if record.plugin and not record.isolated
+        }
         return self._registry.config.dump(params.origin, plugins)
 
     async def _explain(self, call: Call) -> Any:
