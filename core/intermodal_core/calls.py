@@ -13,6 +13,7 @@ import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any, TypeVar
 
 from intermodal_core.errors import (
@@ -72,15 +73,15 @@ class _Job:
         self.late = False
         self.done = False
 
-    def run(self) -> None:
+    def run(self) -> Callable[[], None]:
+        """What is left to do: to tell the caller."""
         try:
             result = self.fn(*self.arguments, **self.keywords)
             if isinstance(result, Iterator):
                 result = list(result)
         except BaseException as error:  # SystemExit of a plugin is its own failure, not the daemon's
-            self.settle(self.fail, error)
-        else:
-            self.settle(self.succeed, result)
+            return partial(self.settle, self.fail, error)
+        return partial(self.settle, self.succeed, result)
 
     def settle(self, how: Callable[[Any], None], outcome: Any) -> None:
         try:
@@ -193,7 +194,7 @@ class Pool:
                     self._wake.wait()
                     self._idle -= 1
                 job = self._jobs.popleft()
-            job.run()
+            tell = job.run()
             with self._wake:
                 job.done = True
                 if job.late:
@@ -204,7 +205,8 @@ class Pool:
                     self._probe = None
                     self._spare = self._held
                     self._set_open(False, job)
-            del job
+            tell()
+            del job, tell
 
     def _set_open(self, open: bool, job: _Job) -> None:
         if not open:

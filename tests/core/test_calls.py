@@ -13,6 +13,8 @@ import pytest
 from intermodal_core.calls import Guard, Pool
 from intermodal_core.errors import DeadlineExceeded, Internal, NotFound, Unavailable
 
+from tests.harness.waiting import until
+
 
 class Backend:
     """What a plugin might be."""
@@ -54,6 +56,69 @@ def test_plain_methods_run_on_the_plugins_threads() -> None:
         assert await guard.on_loop() == threading.main_thread().name
         assert await guard.items() == ["kind.name", "second"], "an iterator is drained where it was made"
         assert guard.capabilities == ("x",)
+
+    asyncio.run(test())
+
+
+def test_a_probe_closes_the_breaker_of_threads_that_never_return(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("intermodal_core.calls.FIRST_PROBE", 0.1)
+
+    async def test() -> None:
+        backend = Backend()
+        changes: list[str] = []
+        pool = Pool("kind.name", 2, lambda: changes.append(pool.trouble))
+        guard = Guard("kind.name", backend, pool, 0.2)
+        for round in range(3):
+            late = await asyncio.gather(guard.stuck(), guard.stuck(), return_exceptions=True)
+            assert [type(error) for error in late] == [DeadlineExceeded, DeadlineExceeded]
+            assert "does not answer" in guard.trouble, round
+            with pytest.raises(Unavailable):
+                await guard.where()
+            await asyncio.sleep(0.15)
+            pair: list[Any] = await asyncio.gather(guard.where(), guard.where(), return_exceptions=True)
+            assert pair[0] == "kind.name", "one call is let through"
+            assert isinstance(pair[1], Unavailable), "and only one"
+            assert guard.trouble == ""
+            assert list(await asyncio.gather(guard.where(), guard.where())) == ["kind.name"] * 2
+        late = await asyncio.gather(guard.stuck(), guard.stuck(), return_exceptions=True)
+        await asyncio.sleep(0.15)
+        with pytest.raises(Unavailable):
+            await guard.where()  # threads that hang are written off three times over, and then no more
+        assert len([one for one in changes if one]) == 4
+        backend.release.set()
+        await asyncio.to_thread(until, lambda: not guard.trouble)
+        assert await guard.where() == "kind.name"
+
+    asyncio.run(test())
+
+
+def test_a_probe_that_hangs_opens_it_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("intermodal_core.calls.FIRST_PROBE", 0.05)
+
+    async def test() -> None:
+        backend = Backend()
+        guard = guarded(backend, threads=1, deadline=0.05)
+        with pytest.raises(DeadlineExceeded):
+            await guard.stuck()
+        await asyncio.sleep(0.1)
+        with pytest.raises(DeadlineExceeded):
+            await guard.stuck()
+        with pytest.raises(Unavailable):
+            await guard.where()
+        backend.release.set()
+
+    asyncio.run(test())
+
+
+def test_one_that_nobody_waits_for_holds_its_thread_all_the_same() -> None:
+    async def test() -> None:
+        backend = Backend()
+        guard = guarded(backend, threads=1, deadline=0.2)
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.05):
+                await guard.stuck()
+        await asyncio.to_thread(until, lambda: guard.trouble)
+        backend.release.set()
 
     asyncio.run(test())
 

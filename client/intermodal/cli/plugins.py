@@ -97,4 +97,6 @@ def _id(item: dict[str, Any]) -> str:
 
 
 def _why(item: dict[str, Any]) -> str:
-    return "; ".join(part for part in (item["reason"], item["remedy"]) if part)
+    process = item["process"] or {"restarts": 0}
+    restarts = f"started again {process['restarts']} times: {process['last_error']}" if process["restarts"] else ""
+    return "; ".join(part for part in (item["reason"], item["remedy"], item["trouble"] or restarts) if part)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from intermodal_core.calls import Guard
 from intermodal_core.config_types import nearest
@@ -13,6 +13,9 @@ from intermodal_core.registry import Record
 
 from intermodal_control.methods.room import Nothing, Params, Room
 from intermodal_control.server import Call, Method
+
+if TYPE_CHECKING:
+    from intermodal_core.isolation import Process
 
 __all__ = ["PluginMethods"]
 
@@ -185,7 +188,12 @@ class PluginMethods(Room):
         return await policy.explain(namespace)
 
 
+def _process(process: Process) -> dict[str, Any]:
+    return {"pid": process.pid, "restarts": process.restarts, "last_error": process.last_error}
+
+
 def _row(record: Record) -> dict[str, Any]:
+    process = record.process
     return {
         "kind": record.kind,
         "name": record.name,
@@ -199,4 +207,6 @@ def _row(record: Record) -> dict[str, Any]:
         "annotations": record.plugin.annotations if record.plugin else (),
         "exports": record.exports,
         "seconds": round(record.seconds, 4),
+        "trouble": record.trouble if record.state == "ready" else "",
+        "process": None if process is None else _process(process),
     }
