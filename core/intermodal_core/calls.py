@@ -145,7 +145,7 @@ class Pool:
             if self._open:
                 self._begin_probe(job)
             self._jobs.append(job)
-            if self._idle and self._probe is not job:
+            if len(self._jobs) <= self._idle and self._probe is not job:
                 self._wake.notify()
             elif self._threads < self.size + self._spare:
                 self._threads += 1

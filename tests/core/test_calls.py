@@ -75,7 +75,7 @@ def test_a_probe_closes_the_breaker_of_threads_that_never_return(monkeypatch: py
             with pytest.raises(Unavailable):
                 await guard.where()
             await asyncio.sleep(0.15)
-            pair: list[Any] = await asyncio.gather(guard.where(), guard.where(), return_exceptions=True)
+            pair = list(await asyncio.gather(guard.where(), guard.where(), return_exceptions=True))
             assert pair[0] == "kind.name", "one call is let through"
             assert isinstance(pair[1], Unavailable), "and only one"
             assert guard.trouble == ""
