@@ -1,4 +1,4 @@
-"""`imod images import|from-rootfs|ls|rm`."""
+"""`imod images`: what is taken in, made, listed and forgotten; `transfers` has what goes over the network."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import sys
 from argparse import REMAINDER, SUPPRESS
 
 from intermodal.cli import options as values
+from intermodal.cli import transfers
 from intermodal.cli.errors import FAILED, DaemonError, Failure
 from intermodal.cli.output import add_list_arguments, age, show_list
 from intermodal.cli.progress import Bars
@@ -24,8 +25,14 @@ __all__ = ["add_arguments"]
 def add_arguments(command: str, parser: Parser) -> None:
     """The arguments of `imod images`."""
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    transfers.add_pull(commands)
+    transfers.add_push(commands)
     _add_import(commands)
     _add_from_rootfs(commands)
+    tag = commands.add_parser("tag", help="give one more name", usage="imod images tag IMAGE NAME")
+    tag.add_argument("image", metavar="IMAGE", help=SUPPRESS)
+    tag.add_argument("name", metavar="NAME", help=SUPPRESS)
+    tag.set_defaults(function=_tag)
     ls = commands.add_parser("ls", help="list them", usage="imod images ls [OPTIONS]")
     add_list_arguments(ls)
     ls.set_defaults(function=_ls)
@@ -125,6 +132,11 @@ def _from_rootfs(session: Session, options: argparse.Namespace) -> int:
         image = call.result(bars.handle)
     if not options.quiet:
         print(image["name"])
+    return 0
+
+
+def _tag(session: Session, options: argparse.Namespace) -> int:
+    print(session.ask("images.tag", image=options.image, name=options.name)["name"])
     return 0
 
 

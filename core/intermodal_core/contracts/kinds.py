@@ -47,6 +47,7 @@ SNAPSHOTTERS = Kind(
 DIFFERS = Kind(
     "differs",
     "intermodal_core.contracts.differs:Differ",
+    threads=8,
     deadline=3600,
     attributes={"containerd": "io.containerd.differ.v1"},
 )

@@ -44,7 +44,8 @@ class SnapshotInfo(msgspec.Struct, frozen=True):
 class Snapshotter(Protocol):
     """A store of snapshots.
 
-    Capabilities (declared by the plugin): `rebase`, `remap-ids`, `only-remap-ids`.
+    Capabilities (declared by the plugin): `rebase`, `remap-ids`, `only-remap-ids`. Of one that can `rebase`, the directory
+    that the mounts of a snapshot without a parent are of stays where it is when the snapshot is committed.
 
     [S1] After SIGKILL at any instant and a new start, every committed key is mountable, and a call that had not
          returned has happened wholly or not at all.

@@ -34,6 +34,10 @@ class Blobs:
         self._open: set[str] = set()
         self.stopped = False
 
+    def stop(self) -> None:
+        """Whatever thread works on this is to give up."""
+        self.stopped = True
+
     def call(self, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
         """A coroutine's result, from the thread."""
         if self.stopped:

@@ -6,10 +6,18 @@ import asyncio
 import os
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-from typing import TypeVar
 
 from intermodal_core.contracts.common import Descriptor, Mount, Platform
-from intermodal_core.contracts.managers.images import FromRootfs, Progress, Report, Unpacked
+from intermodal_core.contracts.image_sources import Access, Host
+from intermodal_core.contracts.managers.images import (
+    FromRootfs,
+    Progress,
+    Pulled,
+    PullRequest,
+    PushRequest,
+    Report,
+    Unpacked,
+)
 from intermodal_core.contracts.managers.store import Image, Scope, Store
 from intermodal_core.errors import InvalidArgument, NotFound
 from intermodal_core.registry import Registry
@@ -28,22 +36,37 @@ from intermodal_oci.model import (
 
 from intermodal_images.archive import Archive, read_archive
 from intermodal_images.blobs import Blobs
+from intermodal_images.downloads import Downloads
 from intermodal_images.importing import check_whole, images_of
+from intermodal_images.pulling import Puller
+from intermodal_images.pushing import Pusher
 from intermodal_images.rootfs import pack
+from intermodal_images.threads import on_thread
 from intermodal_images.tree import Tree
 from intermodal_images.unpacker import Unpacker
 
 __all__ = ["ImagesManager"]
 
-T = TypeVar("T")
-
 
 class ImagesManager:
     """Implements `intermodal_core.contracts.managers.images.Images`."""
 
-    def __init__(self, store: Store, registry: Registry) -> None:
+    def __init__(
+        self, store: Store, registry: Registry, downloads: int = 4, ranges: int = 4, ranged: int = 64 << 20
+    ) -> None:
         self._store = store
+        self._registry = registry
         self._unpacker = Unpacker(store, registry)
+        self._puller = Puller(store, registry, self._unpacker, Downloads(store, downloads, ranges, ranged))
+        self._pusher = Pusher(store, registry, downloads)
+
+    async def __aenter__(self) -> ImagesManager:
+        """What pulls of the last daemon kept is kept no longer."""
+        self._store.later(self._puller.recover())
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        """Nothing goes on without its caller."""
 
     async def import_archive(
         self,
@@ -88,7 +111,7 @@ class ImagesManager:
             if report is not None:
                 loop.call_soon_threadsafe(report, Progress("read", "archive", count))
 
-        held = await _on_thread(blobs, _reading(archive, blobs, read))
+        held = await on_thread(_reading(archive, blobs, read), blobs.stop)
         found = await images_of(held, blobs, names)
         needed: set[str] = set()
         for _, target in found:
@@ -100,6 +123,28 @@ class ImagesManager:
             for image in images:
                 await self._unpacker.unpack(scope, image, unpack, wanted, report)
         return await self._store.write(lambda tx: [self._store.put_image(tx, image) for image in images])
+
+    async def pull(self, scope: Scope, request: PullRequest, *, report: Report | None = None) -> Pulled:
+        """Fetch, unpack and record."""
+        return await self._puller.pull(scope, request, report)
+
+    async def push(self, scope: Scope, request: PushRequest, *, report: Report | None = None) -> Image:
+        """Send."""
+        image = await self.resolve(scope, request.image)
+        await self._pusher.push(scope, image, request, report)
+        return image
+
+    async def explain(self, name: str, access: Access | None = None) -> list[Host]:
+        """Which hosts, and what they say."""
+        source = await self._registry.require("image_sources")
+        hosts: list[Host] = await source.explain(references.normalise(name), access)
+        return hosts
+
+    async def tag(self, scope: Scope, image: str, name: str) -> Image:
+        """One more name."""
+        found = await self.resolve(scope, image)
+        named = Image(scope.namespace, references.normalise(name), found.target, found.labels)
+        return await self._store.write(lambda tx: self._store.put_image(tx, named))
 
     async def from_rootfs(self, scope: Scope, request: FromRootfs, *, report: Report | None = None) -> Image:
         """Make a one-layer image of a directory."""
@@ -113,8 +158,13 @@ class ImagesManager:
             if report is not None and count % 256 == 0:
                 loop.call_soon_threadsafe(report, Progress("pack", request.directory, count))
 
+<<<<<<< HEAD
         async with self._writing(scope) as blobs:
             digest, diff_id, size = await _on_thread(blobs, lambda: pack(request.directory, blobs, packed))
+=======
+        try:
+            digest, diff_id, size = await on_thread(lambda: pack(request.directory, blobs, packed), blobs.stop)
+>>>>>>> 5681ea3 (wip)
             layer = Descriptor(OCI_LAYER_GZIP, digest, size)
             config = encode(_config(request, diff_id))
             config_descriptor = Descriptor(OCI_CONFIG, await blobs.put(config), len(config))
@@ -171,17 +221,6 @@ def _reading(archive: int, blobs: Blobs, progress: Callable[[int], None]) -> Cal
             os.close(own)
 
     return read
-
-
-async def _on_thread(blobs: Blobs, work: Callable[[], T]) -> T:
-    """`work` on a thread; a caller who gives up waits until it has noticed."""
-    task = asyncio.ensure_future(asyncio.to_thread(work))
-    try:
-        return await asyncio.shield(task)
-    except asyncio.CancelledError:
-        blobs.stopped = True
-        await asyncio.wait([task])
-        raise
 
 
 def _plain(target: Descriptor) -> Descriptor:

@@ -10,10 +10,10 @@ from intermodal_core.errors import InvalidArgument, NotFound
 from intermodal_oci.model import ImageConfig, Manifest, decode_config, decode_index, decode_manifest, is_index
 from intermodal_oci.platforms import choose, matches
 
-__all__ = ["Tree", "children_labels"]
+__all__ = ["DEPTH", "Tree", "children_labels"]
 
 #: Indexes within indexes that are followed.
-_DEPTH = 8
+DEPTH = 8
 
 
 class Tree:
@@ -28,12 +28,12 @@ class Tree:
 
         Raises NotFound when there is none for it or a blob is missing, InvalidArgument for malformed documents.
         """
-        for _ in range(_DEPTH):
+        for _ in range(DEPTH):
             data = await self._read(target)
             if not is_index(target.media_type):
                 return target, decode_manifest(data, target.digest)
             target = choose(decode_index(data, target.digest).manifests, platform)
-        raise InvalidArgument(f"the index {target.digest} lies more than {_DEPTH} indexes deep")
+        raise InvalidArgument(f"the index {target.digest} lies more than {DEPTH} indexes deep")
 
     async def config(self, manifest: Manifest) -> tuple[bytes, ImageConfig]:
         """The config blob, as bytes and decoded. Raises InvalidArgument when layers and diff ids do not match."""
@@ -62,8 +62,8 @@ class Tree:
                         f"the layer {each.digest} has {info.size} bytes, and its manifest says {each.size}"
                     )
             return {target.digest, manifest.config.digest, *(each.digest for each in manifest.layers)}
-        if depth >= _DEPTH:
-            raise InvalidArgument(f"the index {target.digest} lies more than {_DEPTH} indexes deep")
+        if depth >= DEPTH:
+            raise InvalidArgument(f"the index {target.digest} lies more than {DEPTH} indexes deep")
         children = decode_index(data, target.digest).manifests
         needed = {target.digest}
         missing: NotFound | None = None

@@ -257,6 +257,23 @@ class Content:
                 blob = await self._backend.commit(ref, len(data), actual)
             return await self._record(scope, blob, labels or {})
 
+    async def incoming(self, size: int) -> str:
+        """Where files to adopt are written."""
+        return await self._backend.ingest_path_for(size)  # type: ignore[no-any-return]
+
+    async def adopt(
+        self, scope: Scope, path: str, digest: str, size: int, labels: Mapping[str, str] | None = None
+    ) -> ContentInfo:
+        """Take a verified file."""
+        namespace_of(scope)
+        validate_labels(labels or {})
+        async with self._store.lock("content", digest):
+            try:
+                blob: BlobInfo = await self._backend.adopt(path, digest, size)
+            except (AlreadyExists, NotFound):
+                blob = await self._backend.info(digest)
+            return await self._record(scope, blob, labels or {})
+
     async def settle(self) -> None:
         """At start: drop what a crash left of the daemon's own doing.
 

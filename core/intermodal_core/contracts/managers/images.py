@@ -8,9 +8,20 @@ from typing import Protocol
 import msgspec
 
 from intermodal_core.contracts.common import Descriptor, Mount
+from intermodal_core.contracts.image_sources import Access, Host
 from intermodal_core.contracts.managers.store import Image, Scope
 
-__all__ = ["FromRootfs", "Images", "Progress", "Report", "Unpacked"]
+__all__ = [
+    "FromRootfs",
+    "Images",
+    "Progress",
+    "PullRequest",
+    "Pulled",
+    "PushRequest",
+    "Report",
+    "Stage",
+    "Unpacked",
+]
 
 
 class Progress(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -37,6 +48,54 @@ class FromRootfs(msgspec.Struct, frozen=True, kw_only=True):
     workdir: str = ""
     user: str = ""
     labels: dict[str, str] = {}
+
+
+class PullRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """What to pull and how. `unpack` is the snapshotter to unpack for ("": the one that the policy gives, None: do not).
+
+    `name` is a reference as users write it; `platform` of several ("": this machine's), or with `all_platforms` each one.
+    `labels` are put on the image's record, and rules may ask for them.
+    """
+
+    name: str
+    platform: str = ""
+    all_platforms: bool = False
+    unpack: str | None = ""
+    labels: dict[str, str] = {}
+    access: Access = Access()
+
+
+class PushRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """What to push: an image of ours, under another name where `name` says one; of an index, all that is there."""
+
+    image: str
+    name: str = ""
+    platform: str = ""
+    access: Access = Access()
+
+
+class Stage(msgspec.Struct, frozen=True):
+    """How fast one stage was: the seconds that it had something to do, and bytes a second of them."""
+
+    name: str
+    bytes: int
+    seconds: float
+    rate: float
+
+
+class Pulled(msgspec.Struct, frozen=True):
+    """What a pull came to. `host` is the URL that answered, `fetched` the bytes that were not here before.
+
+    `unpacked` is the snapshotter that it was unpacked for, "" for none.
+    """
+
+    image: Image
+    host: str
+    seconds: float
+    fetched: int
+    stages: tuple[Stage, ...]
+    slowest: str
+    unpacked: str
 
 
 class Unpacked(msgspec.Struct, frozen=True):
@@ -68,6 +127,22 @@ class Images(Protocol):
         `names` replace the names in the archive; an archive that names nothing needs one. `unpack` is the snapshotter to
         unpack for ("": the default, None: do not).
         """
+
+    async def pull(self, scope: Scope, request: PullRequest, *, report: Report | None = None) -> Pulled:
+        """Fetch an image, verify and unpack it, and record it once all of that is done.
+
+        Layers are fetched, checked and unpacked at the same time; what several pulls need is fetched once. What is here
+        already is not fetched. Raises what the image source and the differ raise, with the stage and the host.
+        """
+
+    async def push(self, scope: Scope, request: PushRequest, *, report: Report | None = None) -> Image:
+        """Send an image to where its name says, children first; what is there already is not sent."""
+
+    async def explain(self, name: str, access: Access | None = None) -> list[Host]:
+        """The hosts that would be asked for a name, in order, and what each answers."""
+
+    async def tag(self, scope: Scope, image: str, name: str) -> Image:
+        """Record an image under one more name, in place of what had it."""
 
     async def from_rootfs(self, scope: Scope, request: FromRootfs, *, report: Report | None = None) -> Image:
         """Make a one-layer image of a directory; deterministic for the same tree."""

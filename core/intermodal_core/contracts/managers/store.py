@@ -238,6 +238,18 @@ class Content(Protocol):
     ) -> ContentInfo:
         """A small blob at once. One that is there already gets the labels added and is no error."""
 
+    async def incoming(self, size: int) -> str:
+        """A directory to write a file of `size` bytes in that `adopt` will take; what is left in it goes at the next start."""
+
+    async def adopt(
+        self, scope: Scope, path: str, digest: str, size: int, labels: Mapping[str, str] | None = None
+    ) -> ContentInfo:
+        """Make a file of `incoming`, whose digest the caller has verified, a blob that this namespace sees.
+
+        The file is gone afterwards, or its name taken by another call for the same digest, and that is no error; one that
+        is there already gets the labels added.
+        """
+
 
 class Snapshots(Protocol):
     """Snapshots by the names that clients give; `snapshotter` "" is the default that the policy gives.
@@ -294,6 +306,8 @@ class Leases(Protocol):
     async def add(self, scope: Scope, id: str, resource: Resource) -> None: ...
     async def remove(self, scope: Scope, id: str, resource: Resource) -> None: ...
     async def resources(self, scope: Scope, id: str) -> list[Resource]: ...
+    def end(self, tx: Transaction, namespace: str, id: str) -> None:
+        """`delete` within a transaction: what a lease was for is recorded, and the lease ends, at once."""
 
 
 class Store(Protocol):

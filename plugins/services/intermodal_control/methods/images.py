@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from intermodal_core.contracts.managers.images import FromRootfs
+from intermodal_core.contracts.image_sources import Access
+from intermodal_core.contracts.managers.images import FromRootfs, PullRequest, PushRequest
 from intermodal_core.errors import InvalidArgument
 
 from intermodal_control.methods.room import Nothing, Params, Room
@@ -27,6 +28,19 @@ class NamedImage(Params):
     image: str
 
 
+class TagImage(NamedImage):
+    """`images.tag`."""
+
+    name: str
+
+
+class ExplainRegistry(Params):
+    """`registry.explain`."""
+
+    name: str
+    access: Access = Access()
+
+
 class ImageMethods(Room):
     """`images.*`."""
 
@@ -35,6 +49,10 @@ class ImageMethods(Room):
         return {
             "images.import": Method(self._import, cancel=True),
             "images.from_rootfs": Method(self._from_rootfs, cancel=True),
+            "images.pull": Method(self._pull, cancel=True),
+            "images.push": Method(self._push, cancel=True),
+            "images.tag": Method(self._tag),
+            "registry.explain": Method(self._explain, cancel=True),
             "images.list": Method(self._list_images, cancel=True),
             "images.remove": Method(self._remove_image),
         }
@@ -57,6 +75,24 @@ class ImageMethods(Room):
         request = call.params(FromRootfs)
         async with call.progress() as report:
             return await self._images.from_rootfs(call.scope, request, report=report)
+
+    async def _pull(self, call: Call) -> Any:
+        request = call.params(PullRequest)
+        async with call.progress() as report:
+            return await self._images.pull(call.scope, request, report=report)
+
+    async def _push(self, call: Call) -> Any:
+        request = call.params(PushRequest)
+        async with call.progress() as report:
+            return await self._images.push(call.scope, request, report=report)
+
+    async def _tag(self, call: Call) -> Any:
+        params = call.params(TagImage)
+        return await self._images.tag(call.scope, params.image, params.name)
+
+    async def _explain(self, call: Call) -> Any:
+        params = call.params(ExplainRegistry)
+        return await self._images.explain(params.name, params.access)
 
     async def _list_images(self, call: Call) -> Any:
         call.params(Nothing)
