@@ -80,6 +80,7 @@ def _add_container(parser: Parser) -> None:
     )
     add("--memory", metavar="BYTES", default=0, type=values.memory, help="limit: 512m, 1g")
     add("--cpus", metavar="N", default=0.0, type=values.cpus, help="limit: 0.5, 2")
+    add("--pull", choices=("missing", "always", "never"), default="missing", help="when to pull the image")
     add("--hostname", metavar="NAME", default="", help="its host name")
     add("--entrypoint", metavar="COMMAND", default=None, help='replace the image\'s entrypoint ("": none)')
     add("--label", metavar="K=V", action="append", default=[], type=values.label, help="add a label")
@@ -177,6 +178,7 @@ def _run_options(options: argparse.Namespace) -> dict[str, Any]:
         "mounts": options.volume,
         "memory": options.memory,
         "cpus": options.cpus,
+        "pull": options.pull,
         "hostname": options.hostname,
         "labels": dict(options.label),
         "readonly": options.read_only,

@@ -129,6 +129,8 @@ class Client:
                 raise FailedPrecondition(f"{asked}: {_sentence(error)}") from error
             except (aiohttp.ClientError, TimeoutError, OSError) as error:
                 failure: IntermodalError = Unavailable(f"{asked}: {_sentence(error)}")
+                if isinstance(error, aiohttp.ClientConnectorError) and attempt:
+                    raise failure from error  # nobody listens there: what helps is another host, or somebody's hand
             else:
                 if response.status < 400 or response.status in accept:
                     return response

@@ -14,7 +14,14 @@ from intermodal_core.contracts.common import Descriptor, Mount, Platform
 from intermodal_core.contracts.differs import Alone, Applied, Residue
 from intermodal_core.contracts.managers.images import Progress, Report, Unpacked
 from intermodal_core.contracts.managers.store import INTERNAL_REF, Image, Resource, Scope, Store
-from intermodal_core.errors import AlreadyExists, FailedPrecondition, IntermodalError, NotFound, Unimplemented
+from intermodal_core.errors import (
+    AlreadyExists,
+    FailedPrecondition,
+    IntermodalError,
+    InvalidArgument,
+    NotFound,
+    Unimplemented,
+)
 from intermodal_core.registry import Record, Registry
 from intermodal_oci.chain import chain_ids
 from intermodal_oci.model import Manifest
@@ -263,8 +270,11 @@ class Unpacker:
                 if not work.cancelled():
                     work.exception()
                 raise
+            except InvalidArgument:
+                await layer.source.verified()  # wrong bytes are the reason for all that they lead to
+                raise
             except IntermodalError:
-                await layer.source.fault()  # wrong bytes are the reason for all that they lead to
+                await layer.source.fault()
                 raise
         for name, seconds in applied.seconds.items():
             stages.computed(name, applied.size, seconds)

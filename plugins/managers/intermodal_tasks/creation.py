@@ -8,12 +8,12 @@ import time
 
 import msgspec
 from intermodal_core.contracts.hooks import NetworkInfo
-from intermodal_core.contracts.managers.images import Images
-from intermodal_core.contracts.managers.store import Container, Scope, Store
+from intermodal_core.contracts.managers.images import Images, PullRequest
+from intermodal_core.contracts.managers.store import Container, Image, Scope, Store
 from intermodal_core.contracts.managers.tasks import RunOptions
 from intermodal_core.contracts.metadata import Transaction
 from intermodal_core.contracts.networks import Attachment, AttachResult
-from intermodal_core.errors import AlreadyExists, InvalidArgument, NotFound
+from intermodal_core.errors import AlreadyExists, IntermodalError, InvalidArgument, NotFound
 from intermodal_core.registry import Registry
 from intermodal_oci.model import ImageConfig, decode_config
 from intermodal_oci.references import validate_identifier
@@ -111,7 +111,7 @@ class Creation:
             pass
         else:
             raise _taken(scope, options.name)
-        image = await self._images.resolve(scope, options.image)
+        image = await self._image(scope, options)
         about = (scope.namespace, image.name, image.labels | options.labels)
         choice = await self._store.pin(*about, options.runtime)
         choose = self._store.choose
@@ -144,6 +144,21 @@ class Creation:
         finally:
             del self._building[key]
         return stored, looked
+
+    async def _image(self, scope: Scope, options: RunOptions) -> Image:
+        """The image that the options name, pulled where they say so."""
+        request = PullRequest(name=options.image, unpack=options.snapshotter)
+        if options.pull == "always":
+            return (await self._images.pull(scope, request)).image
+        try:
+            return await self._images.resolve(scope, options.image)
+        except NotFound as missing:
+            if options.pull == "never":
+                raise
+            try:
+                return (await self._images.pull(scope, request)).image
+            except IntermodalError as error:
+                raise type(error)(f"{missing}, and pulling it failed: {error}") from error
 
     async def _prepare(self, state: _Create) -> None:
         scope = self._building[state.namespace, state.id].scope

@@ -120,8 +120,11 @@ def test_a_cut_is_resumed_where_it_was(ask: Callable[..., Any], faulty: Proxy, p
         assert f"sha256:{hashlib.sha256(data).hexdigest()}" == layer_of(place).digest
 
     ask(check)
-    starts = [request.headers.get("Range", "") for request in faulty.requests]
-    assert starts == ["", f"bytes=100000-{layer_of(place).size - 1}", f"bytes=800000-{layer_of(place).size - 1}"]
+    ranges = [request.headers.get("Range", "") for request in faulty.requests]
+    starts = [int(each.removeprefix("bytes=").partition("-")[0]) for each in ranges[1:]]
+    assert ranges[0] == ""
+    assert 0 < starts[0] <= 100_000
+    assert starts[0] < starts[1] <= starts[0] + 700_000
 
 
 def test_a_host_without_ranges_is_read_from_the_beginning(ask: Callable[..., Any], faulty: Proxy, place: Place) -> None:

@@ -7,7 +7,7 @@ Task states, exits and the runtime chosen are records; a restart takes up every 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import msgspec
 
@@ -78,7 +78,10 @@ class BindMount(msgspec.Struct, frozen=True):
 
 
 class RunOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """`imod run`. Memory in bytes (0: no limit), cpus in cores (0: no limit)."""
+    """`imod run`. Memory in bytes (0: no limit), cpus in cores (0: no limit).
+
+    `pull` is when the image is pulled: where it is not here, each time, or never.
+    """
 
     image: str
     args: tuple[str, ...] = ()
@@ -100,6 +103,7 @@ class RunOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     terminal: bool = False
     interactive: bool = False
     remove: bool = False
+    pull: Literal["missing", "always", "never"] = "missing"
 
 
 class ExecOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
