@@ -1,13 +1,32 @@
-"""Work that nobody waits for, on the daemon's loop."""
+"""Work that nobody waits for, and work that is not to be broken off, on the daemon's loop."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Coroutine
-from typing import Any
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, TypeVar
 
-__all__ = ["Background"]
+__all__ = ["Background", "finished"]
+
+T = TypeVar("T")
+
+
+async def finished(work: Awaitable[T], stop: Callable[[], None] | None = None) -> T:
+    """The result of `work`, which is never broken off: when this is cancelled, `stop()` is called and its end awaited.
+
+    So what was half done is done, or undone, when the cancellation is seen.
+    """
+    task = asyncio.ensure_future(work)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        if stop is not None:
+            stop()
+        await asyncio.wait([task])
+        if not task.cancelled():
+            task.exception()  # seen, and of no interest any more
+        raise
 
 
 class Background:

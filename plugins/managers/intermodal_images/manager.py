@@ -60,14 +60,6 @@ class ImagesManager:
         self._puller = Puller(store, registry, self._unpacker, Downloads(store, downloads, ranges, ranged))
         self._pusher = Pusher(store, registry, downloads)
 
-    async def __aenter__(self) -> ImagesManager:
-        """What pulls of the last daemon kept is kept no longer."""
-        self._store.later(self._puller.recover())
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        """Nothing goes on without its caller."""
-
     async def import_archive(
         self,
         scope: Scope,
@@ -158,13 +150,8 @@ class ImagesManager:
             if report is not None and count % 256 == 0:
                 loop.call_soon_threadsafe(report, Progress("pack", request.directory, count))
 
-<<<<<<< HEAD
         async with self._writing(scope) as blobs:
-            digest, diff_id, size = await _on_thread(blobs, lambda: pack(request.directory, blobs, packed))
-=======
-        try:
             digest, diff_id, size = await on_thread(lambda: pack(request.directory, blobs, packed), blobs.stop)
->>>>>>> 5681ea3 (wip)
             layer = Descriptor(OCI_LAYER_GZIP, digest, size)
             config = encode(_config(request, diff_id))
             config_descriptor = Descriptor(OCI_CONFIG, await blobs.put(config), len(config))
@@ -172,7 +159,7 @@ class ImagesManager:
                 Manifest(schema_version=2, media_type=OCI_MANIFEST, config=config_descriptor, layers=(layer,))
             )
             target = Descriptor(OCI_MANIFEST, await blobs.put(manifest), len(manifest))
-            await Tree(self._store, scope).label(target, set())
+            await Tree(self._store, blobs.scope).label(target, set())
             image = Image(scope.namespace, name, target)
             return await self._store.write(lambda tx: self._store.put_image(tx, image))
 

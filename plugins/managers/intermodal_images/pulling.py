@@ -1,18 +1,16 @@
 """Pulls: from a name to a recorded, unpacked image.
 
-A lease protects what a pull brings until the image is recorded; it ends in the transaction that records it. Documents come
-first, then the layers, each fetched, checked and unpacked at the same time, several side by side.
+A hold protects what a pull brings, and what it finds, until the image is recorded; when it fails, what it brought and nobody
+else has come to need is collected at once. Documents come first, then the layers, each fetched, checked and unpacked at the same time, several side by side.
 """
 
 from __future__ import annotations
 
 import asyncio
-import datetime
 import hashlib
 import time
-from collections import Counter
-from collections.abc import AsyncIterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -21,9 +19,8 @@ from intermodal_core.contracts.common import Descriptor, Platform
 from intermodal_core.contracts.hooks import Pull
 from intermodal_core.contracts.image_sources import Access, Resolved
 from intermodal_core.contracts.managers.images import Progress, Pulled, PullRequest, Report
-from intermodal_core.contracts.managers.store import Image, Resource, Scope, Store
-from intermodal_core.contracts.metadata import Transaction
-from intermodal_core.errors import FailedPrecondition, IntermodalError, InvalidArgument, NotFound
+from intermodal_core.contracts.managers.store import Image, Scope, Store
+from intermodal_core.errors import FailedPrecondition, InvalidArgument, NotFound
 from intermodal_core.registry import Registry
 from intermodal_oci import platforms, references
 from intermodal_oci.model import MAX_DOCUMENT, Manifest, decode_index, decode_manifest, is_config, is_index, is_manifest
@@ -34,12 +31,8 @@ from intermodal_images.stages import Stages
 from intermodal_images.tree import DEPTH, Tree
 from intermodal_images.unpacker import Unpacker
 
-__all__ = ["LEASE_LABEL", "Puller"]
+__all__ = ["Puller"]
 
-#: On the leases of pulls: one that is there when the daemon starts is of a pull that a crash ended.
-LEASE_LABEL: Final = "intermodal.io/pull"
-_EXPIRE: Final = "containerd.io/gc.expire"
-_LEASE_HOURS: Final = 24
 _SOURCE_LABEL: Final = "containerd.io/distribution.source."
 
 
@@ -54,9 +47,8 @@ class _Pull:
     platform: Platform
     report: Report | None
     stages: Stages = field(default_factory=Stages)
-    #: Digests of what it needs, and of what it brought.
+    #: Digests of what it needs.
     needed: set[str] = field(default_factory=set)
-    made: set[str] = field(default_factory=set)
     fetched: int = 0
 
     @property
@@ -78,8 +70,6 @@ class Puller:
         self._registry = registry
         self._unpacker = unpacker
         self._downloads = downloads
-        #: Of pulls under way: what another one that fails must leave alone.
-        self._held: Counter[tuple[str, str]] = Counter()
 
     async def pull(self, scope: Scope, request: PullRequest, report: Report | None) -> Pulled:
         """See the contract."""
@@ -89,19 +79,10 @@ class Puller:
         name = references.normalise(asked.reference)
         wanted = platforms.parse(asked.platform) if asked.platform else platforms.host()
         source = await self._registry.require("image_sources")
-        async with self._leased(scope) as own:
+        async with self._store.leases.hold(scope, tidy=True) as own:
             pull = _Pull(own, name, msgspec.structs.replace(request, labels=asked.labels), source, wanted, report)
-            try:
-                resolved, unpacked = await self._fetch(pull)
-                image = await self._record(pull, resolved)
-            except BaseException:
-                await asyncio.shield(self._forget(pull))
-                raise
-            finally:
-                for digest in pull.needed:
-                    self._held[own.namespace, digest] -= 1
-                    if not self._held[own.namespace, digest]:
-                        del self._held[own.namespace, digest]
+            resolved, unpacked = await self._fetch(pull)
+            image = await self._record(pull, resolved)
         return Pulled(
             image,
             resolved.host,
@@ -111,31 +92,6 @@ class Puller:
             pull.stages.slowest(),
             unpacked,
         )
-
-    async def recover(self) -> None:
-        """At start: end the leases of pulls that a crash ended."""
-        for namespace in await self._store.namespaces.select():
-            scope = Scope(namespace.name)
-            for lease in await self._store.leases.select(scope, [f'labels."{LEASE_LABEL}"']):
-                await self._store.leases.delete(scope, lease.id)
-
-    @asynccontextmanager
-    async def _leased(self, scope: Scope) -> AsyncIterator[Scope]:
-        """A lease for as long as the pull goes on; `_record` ends it, in time."""
-        until = datetime.datetime.now(datetime.UTC) + datetime.timedelta(hours=_LEASE_HOURS)
-        labels = {_EXPIRE: until.strftime("%Y-%m-%dT%H:%M:%SZ"), LEASE_LABEL: "true"}
-        lease = await self._store.leases.create(scope, "", labels)
-        try:
-            yield Scope(scope.namespace, lease.id)
-        except BaseException:
-            await asyncio.shield(self._end_lease(scope, lease.id))
-            raise
-
-    async def _end_lease(self, scope: Scope, id: str) -> None:
-        try:
-            await self._store.leases.delete(scope, id)
-        except NotFound:
-            pass
 
     async def _fetch(self, pull: _Pull) -> tuple[Resolved, str]:
         """Bring all that the image needs; the snapshotter that it was unpacked for."""
@@ -190,13 +146,13 @@ class Puller:
             raise InvalidArgument(
                 f"{target.digest} has {target.size} bytes, too many for a document (at most {MAX_DOCUMENT})"
             )
-        await self._hold(pull, target.digest)
+        pull.needed.add(target.digest)
         try:
+            await self._store.content.keep(pull.scope, target.digest)
             data = await self._store.content.read(pull.scope, target.digest)
         except NotFound:
             data = await self._whole(pull, target)
             await self._store.content.write(pull.scope, data, target.digest, _source_labels(pull.name))
-            pull.made.add(target.digest)
             pull.fetched += len(data)
         if target.size and len(data) != target.size:
             raise FailedPrecondition(
@@ -251,10 +207,10 @@ class Puller:
         self, pull: _Pull, layer: Descriptor, stack: AsyncExitStack, keeping: dict[str, asyncio.Task[None]]
     ) -> LayerSource:
         """Where a layer comes from; a download is begun, and a task that will keep what it brings."""
-        await self._hold(pull, layer.digest)
+        pull.needed.add(layer.digest)
         labels = _source_labels(pull.name)
         try:
-            info = await self._store.content.info(pull.scope, layer.digest)
+            info = await self._store.content.keep(pull.scope, layer.digest)
         except NotFound:
             pass
         else:
@@ -286,39 +242,15 @@ class Puller:
             await download.whole()
         target = download.target
         await self._store.content.adopt(pull.scope, download.path, target.digest, target.size, labels)
-        pull.made.add(target.digest)
 
     # The end.
 
     async def _record(self, pull: _Pull, resolved: Resolved) -> Image:
-        """The image, and the end of the lease."""
+        """The image; what the hold protected it protects now."""
         target = resolved.target
         await Tree(self._store, pull.scope).label(target, pull.needed)
         image = Image(pull.scope.namespace, pull.name, target, dict(pull.request.labels))
-
-        def record(tx: Transaction) -> Image:
-            stored = self._store.put_image(tx, image)
-            self._store.leases.end(tx, pull.scope.namespace, pull.scope.lease)
-            return stored
-
-        return await self._store.write(record)
-
-    async def _hold(self, pull: _Pull, digest: str) -> None:
-        """Keep a blob, which may be here already, until the pull is over."""
-        if digest not in pull.needed:
-            pull.needed.add(digest)
-            self._held[pull.scope.namespace, digest] += 1
-            await self._store.leases.add(pull.scope, pull.scope.lease, Resource(digest, "content"))
-
-    async def _forget(self, pull: _Pull) -> None:
-        """Remove what a pull that failed brought, and no other one needs."""
-        scope = Scope(pull.scope.namespace)
-        for digest in pull.made:
-            if self._held[scope.namespace, digest] <= 1:
-                try:
-                    await self._store.content.delete(scope, digest)
-                except IntermodalError:
-                    pass
+        return await self._store.write(lambda tx: self._store.put_image(tx, image))
 
 
 async def _with(work: asyncio.Future[Any] | None, others: Sequence[asyncio.Task[None]]) -> None:

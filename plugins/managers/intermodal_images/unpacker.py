@@ -10,10 +10,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
+from intermodal_core.background import finished
 from intermodal_core.contracts.common import Descriptor, Mount, Platform
 from intermodal_core.contracts.differs import Alone, Applied, Residue
 from intermodal_core.contracts.managers.images import Progress, Report, Unpacked
-from intermodal_core.contracts.managers.store import INTERNAL_REF, Image, Resource, Scope, Store
+from intermodal_core.contracts.managers.store import INTERNAL_REF, Image, Scope, Store
 from intermodal_core.errors import (
     AlreadyExists,
     FailedPrecondition,
@@ -103,8 +104,6 @@ class Unpacker:
         layers = [_Layer(*each) for each in zip(sources, diff_ids, chain, strict=True)]
         job = _Job(scope, snapshotter, layers, report, stages)
         async with self._store.lock("unpack", scope.namespace, snapshotter, chain[-1]):
-            if scope.lease:
-                await self._store.leases.add(scope, scope.lease, Resource(chain[-1], f"snapshots/{snapshotter}"))
             there = await self._there(scope, snapshotter, chain)
             if there < len(chain):
                 for layer in layers[there:]:
@@ -125,7 +124,8 @@ class Unpacker:
         """How many snapshots of the chain, from the bottom, are there."""
         for number in range(len(chain), 0, -1):
             try:
-                await self._store.snapshots.stat(scope, snapshotter, chain[number - 1])
+                look = self._store.snapshots.keep if scope.lease else self._store.snapshots.stat
+                await look(scope, snapshotter, chain[number - 1])
             except NotFound:
                 continue
             return number
@@ -215,9 +215,8 @@ class Unpacker:
 
     async def _view(self, job: _Job, chain_id: str, views: list[str]) -> tuple[Mount, ...]:
         key = f"{INTERNAL_REF}below-{secrets.token_hex(6)} {chain_id}"
-        mounts = await self._store.snapshots.view(job.scope, job.snapshotter, key, chain_id)
         views.append(key)
-        return tuple(mounts)
+        return tuple(await self._store.snapshots.view(job.scope, job.snapshotter, key, chain_id))
 
     async def _end(
         self, job: _Job, tasks: Sequence[asyncio.Task[None]], views: Sequence[str], left: list[_Layer]
@@ -230,9 +229,8 @@ class Unpacker:
     # The steps of both.
 
     async def _prepare(self, job: _Job, layer: _Layer, parent: str) -> None:
-        key = f"{INTERNAL_REF}extract-{secrets.token_hex(6)} {layer.chain_id}"
-        mounts = await self._store.snapshots.prepare(job.scope, job.snapshotter, key, parent)
-        layer.key, layer.mounts = key, tuple(mounts)
+        layer.key = f"{INTERNAL_REF}extract-{secrets.token_hex(6)} {layer.chain_id}"
+        layer.mounts = tuple(await self._store.snapshots.prepare(job.scope, job.snapshotter, layer.key, parent))
 
     async def _apply_verified(self, job: _Job, layer: _Layer, alone: bool) -> Applied:
         descriptor = layer.source.descriptor
@@ -258,18 +256,10 @@ class Unpacker:
                 loop.call_soon_threadsafe(report, Progress("unpack", descriptor.digest, count, descriptor.size))
 
         async with self._workers, layer.source.read(fed) as feed:
-            # A caller who gives up must not take the mounts away from a worker that writes to them.
-            work = asyncio.ensure_future(
-                differ.apply(feed.descriptor, descriptor, layer.mounts, **({"alone": True} if alone else {}))
-            )
+            work = differ.apply(feed.descriptor, descriptor, layer.mounts, **({"alone": True} if alone else {}))
             try:
-                applied: Applied = await asyncio.shield(work)
-            except asyncio.CancelledError:
-                feed.stop()
-                await asyncio.wait([work])
-                if not work.cancelled():
-                    work.exception()
-                raise
+                # A caller who gives up must not take the mounts away from a worker that writes to them.
+                applied: Applied = await finished(work, feed.stop)
             except InvalidArgument:
                 await layer.source.verified()  # wrong bytes are the reason for all that they lead to
                 raise
@@ -302,6 +292,8 @@ class Unpacker:
     async def _remove(self, job: _Job, key: str) -> None:
         try:
             await self._store.snapshots.remove(job.scope, job.snapshotter, key)
+        except NotFound:
+            pass  # it did not come to be
         except IntermodalError as error:
             log.warning("the snapshot %s stays until it is collected: %s", key, error)
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 from intermodal_api.containerd.events import content_pb2 as events
+from intermodal_core.background import finished
 from intermodal_core.contracts.content import BlobInfo, IngestStatus
 from intermodal_core.contracts.managers.store import INTERNAL_REF, ContentInfo, Scope
 from intermodal_core.contracts.metadata import Transaction
@@ -50,6 +51,17 @@ class Content:
         """One blob."""
         namespace = namespace_of(scope)
         return await self._store.read(lambda tx: _get(tx, namespace, digest))
+
+    async def keep(self, scope: Scope, digest: str) -> ContentInfo:
+        """One blob, protected."""
+        namespace = namespace_of(scope)
+
+        def keep(tx: Transaction) -> ContentInfo:
+            info = _get(tx, namespace, digest)
+            self._store.leases.protect(tx, scope, "content", digest, made=False)
+            return info
+
+        return await self._store.write(keep)
 
     async def select(self, scope: Scope, filters: Sequence[str] = ()) -> list[ContentInfo]:
         """All that match."""
@@ -183,12 +195,18 @@ class Content:
             validate_digest(expected)
         backend_ref = _backend_ref(namespace, ref)
         digest = expected or (await self._backend.status(backend_ref)).digest
+        return await finished(self._commit(scope, ref, digest, size, expected, labels or {}))
+
+    async def _commit(
+        self, scope: Scope, ref: str, digest: str, size: int, expected: str, labels: Mapping[str, str]
+    ) -> ContentInfo:
+        backend_ref = _backend_ref(scope.namespace, ref)
         async with self._store.lock("content", digest):
             try:
                 blob: BlobInfo = await self._backend.commit(backend_ref, size, expected)
             except AlreadyExists:  # another namespace wrote it before; this one has shown the bytes, too
                 blob = await self._backend.info(digest)
-            return await self._record(scope, blob, labels or {}, ref, exclusive=True)
+            return await self._record(scope, blob, labels, ref, exclusive=True)
 
     async def _record(
         self, scope: Scope, blob: BlobInfo, labels: Mapping[str, str], ref: str = "", exclusive: bool = False
@@ -242,11 +260,15 @@ class Content:
         self, scope: Scope, data: bytes, digest: str = "", labels: Mapping[str, str] | None = None
     ) -> ContentInfo:
         """A small blob at once."""
-        namespace = namespace_of(scope)
+        namespace_of(scope)
         validate_labels(labels or {})
         actual = f"sha256:{hashlib.sha256(data).hexdigest()}"
         if digest and digest != actual:
             raise FailedPrecondition(f"the bytes given have the digest {actual}, not {digest}")
+        return await finished(self._write(scope, data, actual, labels or {}))
+
+    async def _write(self, scope: Scope, data: bytes, actual: str, labels: Mapping[str, str]) -> ContentInfo:
+        namespace = scope.namespace
         async with self._store.lock("content", actual):
             try:
                 blob: BlobInfo = await self._backend.info(actual)
@@ -255,7 +277,7 @@ class Content:
                 await self._backend.begin(ref, len(data), "")
                 await self._backend.append(ref, data, 0)
                 blob = await self._backend.commit(ref, len(data), actual)
-            return await self._record(scope, blob, labels or {})
+            return await self._record(scope, blob, labels)
 
     async def incoming(self, size: int) -> str:
         """Where files to adopt are written."""
@@ -267,12 +289,15 @@ class Content:
         """Take a verified file."""
         namespace_of(scope)
         validate_labels(labels or {})
+        return await finished(self._adopt(scope, path, digest, size, labels or {}))
+
+    async def _adopt(self, scope: Scope, path: str, digest: str, size: int, labels: Mapping[str, str]) -> ContentInfo:
         async with self._store.lock("content", digest):
             try:
                 blob: BlobInfo = await self._backend.adopt(path, digest, size)
             except (AlreadyExists, NotFound):
                 blob = await self._backend.info(digest)
-            return await self._record(scope, blob, labels or {})
+            return await self._record(scope, blob, labels)
 
     async def settle(self) -> None:
         """At start: drop what a crash left of the daemon's own doing.

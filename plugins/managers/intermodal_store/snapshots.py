@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 from intermodal_api.containerd.events import snapshot_pb2 as events
+from intermodal_core.background import finished
 from intermodal_core.contracts.common import Mount, Usage
 from intermodal_core.contracts.managers.store import INTERNAL_REF, Scope
 from intermodal_core.contracts.metadata import Transaction
@@ -114,13 +115,13 @@ class Snapshots:
         self, scope: Scope, snapshotter: str, key: str, parent: str = "", labels: Mapping[str, str] | None = None
     ) -> list[Mount]:
         """An active snapshot."""
-        return await self._make(scope, snapshotter, key, parent, labels or {}, "active")
+        return await finished(self._make(scope, snapshotter, key, parent, labels or {}, "active"))
 
     async def view(
         self, scope: Scope, snapshotter: str, key: str, parent: str = "", labels: Mapping[str, str] | None = None
     ) -> list[Mount]:
         """A view."""
-        return await self._make(scope, snapshotter, key, parent, labels or {}, "view")
+        return await finished(self._make(scope, snapshotter, key, parent, labels or {}, "view"))
 
     async def _make(
         self, scope: Scope, snapshotter: str, key: str, parent: str, labels: Mapping[str, str], kind: Any
@@ -180,6 +181,17 @@ class Snapshots:
         parent: str | None = None,
     ) -> None:
         """Turn an active snapshot into a committed one."""
+        await finished(self._commit(scope, snapshotter, name, key, labels, parent))
+
+    async def _commit(
+        self,
+        scope: Scope,
+        snapshotter: str,
+        name: str,
+        key: str,
+        labels: Mapping[str, str] | None,
+        parent: str | None,
+    ) -> None:
         if not name:
             raise InvalidArgument("a committed snapshot needs a name")
         validate_labels(labels or {})
@@ -265,6 +277,17 @@ class Snapshots:
         """What is recorded."""
         name, _ = await self._backend(scope, snapshotter)
         return _info(await self._store.read(lambda tx: _get(tx, scope.namespace, name, key)))
+
+    async def keep(self, scope: Scope, snapshotter: str, key: str) -> SnapshotInfo:
+        """What is recorded, protected."""
+        name, _ = await self._backend(scope, snapshotter)
+
+        def keep(tx: Transaction) -> SnapshotRow:
+            row = _get(tx, scope.namespace, name, key)
+            self._store.leases.protect(tx, scope, f"snapshots/{name}", key, made=False)
+            return row
+
+        return _info(await self._store.write(keep))
 
     async def update(
         self, scope: Scope, snapshotter: str, key: str, labels: Mapping[str, str], fields: Sequence[str] = ()
