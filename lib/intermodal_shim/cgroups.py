@@ -12,7 +12,7 @@ from google.protobuf.message import Message
 from intermodal_api.cgroups import v1_pb2 as v1
 from intermodal_api.cgroups import v2_pb2 as v2
 
-__all__ = ["Cgroup"]
+__all__ = ["ROOT", "Cgroup"]
 
 ROOT = "/sys/fs/cgroup"
 _UNLIMITED = (1 << 63) - 1

@@ -33,6 +33,7 @@ from intermodal_core.spawner import Spawner
 from intermodal_ttrpc.channel import bind
 from intermodal_ttrpc.client import Client
 
+from intermodal_shim.grace import Grace
 from intermodal_shim.record import Record
 from intermodal_shim.remains import clean
 from intermodal_shim.runtime import Options, arguments, find
@@ -77,6 +78,7 @@ class ShimRuntime:
         self._pids: dict[TaskRef, int] = {}
         self._creating: set[TaskRef] = set()
         self._zygote = Zygote(spawner, f"{self.forked}:zygote")
+        self._grace = Grace()
         self._leaving: dict[TaskRef, asyncio.Future[None]] = {}
         self._stopped = False
         self._info: tuple[float, RuntimeInfo] | None = None
@@ -121,6 +123,7 @@ class ShimRuntime:
         if task in self._clients or task in self._creating:
             raise AlreadyExists(f"task {task.namespace}/{task.id} has a shim already")
         self._creating.add(task)
+        self._grace.begin()
         try:
             return await self._create(task, request, options)
         finally:
@@ -178,6 +181,7 @@ class ShimRuntime:
 
     async def exec(self, task: TaskRef, exec_id: str, process: bytes, stdio: Stdio) -> None:
         """[R11] Add a process."""
+        self._grace.begin()  # the start follows
         request = api.ExecProcessRequest(
             id=task.id,
             exec_id=exec_id,
