@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import functools
 import re
 import types
 from collections.abc import Iterable, Iterator, Mapping
@@ -99,18 +100,24 @@ def _is_struct(annotation: Any) -> bool:
     return isinstance(annotation, type) and issubclass(annotation, msgspec.Struct)
 
 
+@functools.lru_cache(maxsize=64)
+def _fields(struct: type[msgspec.Struct]) -> tuple[msgspec.structs.FieldInfo, ...]:
+    """msgspec evaluates the annotations anew at each call, which takes a millisecond."""
+    return msgspec.structs.fields(struct)
+
+
 def _names(annotation: Any) -> list[str]:
     """The keys that a struct takes."""
     if not _is_struct(annotation):
         return []
     tag = annotation.__struct_config__.tag_field
-    return [*([tag] if tag else []), *(field.encode_name for field in msgspec.structs.fields(annotation))]
+    return [*([tag] if tag else []), *(field.encode_name for field in _fields(annotation))]
 
 
 def _child(annotation: Any, part: str | int) -> Any:
     annotation = _bare(annotation)
     if _names(annotation):
-        return next((field.type for field in msgspec.structs.fields(annotation) if field.encode_name == part), Any)
+        return next((field.type for field in _fields(annotation) if field.encode_name == part), Any)
     arguments = get_args(annotation)
     if get_origin(annotation) in (dict, Mapping) and len(arguments) == 2:
         return arguments[1]

@@ -72,12 +72,13 @@ def find(distributions: Iterable[importlib.metadata.Distribution] | None = None)
         text = distribution.read_text("entry_points.txt")
         if text is None or f"[{PREFIX}" not in text:
             continue
-        name = distribution.metadata["Name"]
+        metadata = distribution.metadata  # read and parsed at each look
+        name, version = metadata["Name"], metadata["Version"]
         if name in seen:
             continue
         seen.add(name)
         found.extend(
-            Found(point.group.removeprefix(PREFIX), point.name, point.value, name, distribution.version)
+            Found(point.group.removeprefix(PREFIX), point.name, point.value, name, version)
             for point in distribution.entry_points
             if point.group.startswith(PREFIX)
         )

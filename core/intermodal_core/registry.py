@@ -51,7 +51,7 @@ class Record:
     section: Section = field(repr=False)
     state: State = "available"
     code: str = ""
-    reason: str = ""
+    told: str = ""
     remedy: str = ""
     required: bool = False
     plugin: Plugin[Any] | None = None
@@ -81,6 +81,13 @@ class Record:
         if self.process is not None:
             return self.process.trouble
         return self.instance.trouble if isinstance(self.instance, Guard) else ""
+
+    @property
+    def reason(self) -> str:
+        """The sentence that says why it is in its state; the line of the config is looked for when somebody asks."""
+        if self.state == "disabled" and not self.told:
+            self.told = f"switched off in the config ({self.section.where('enabled')})"
+        return self.told
 
     def why_not(self) -> str:
         """The sentence for somebody who needs it and cannot have it."""
@@ -168,14 +175,7 @@ class Registry:
         record = Record(kind, name, plugin_id, chosen[0] if len(chosen) == 1 else None, section)
         record.required = common.required
         if not common.enabled:
-            where = self.config.where((kind, name, "enabled"))
-            _set(
-                record,
-                "disabled",
-                "config",
-                f"switched off in the config ({where})",
-                f"set enabled = true in [{record.id}]",
-            )
+            _set(record, "disabled", "config", "", f"set enabled = true in [{record.id}]")
         elif not chosen:
             _set(
                 record,
@@ -585,5 +585,5 @@ def _offers(found: Iterable[Found], kinds: Mapping[str, Kind]) -> dict[tuple[str
 def _set(record: Record, state: State, code: str, reason: str, remedy: str = "") -> None:
     record.state = state
     record.code = code
-    record.reason = reason
+    record.told = reason
     record.remedy = remedy

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from typing import Any
 
+import msgspec
 from intermodal_core.contracts.managers.store import Choice
 from intermodal_core.contracts.runtimes import RuntimeInfo
 from intermodal_core.errors import FailedPrecondition, NotFound
@@ -22,9 +24,9 @@ async def pin(registry: Registry, name: str, why: str) -> Choice:
     """
     if name.startswith("/"):
         plugin = (await registry.capable(_KIND, "any-shim")).plugin_id
-        choice = Choice(name, plugin, name, why=why, options={"binary": name})
+        choice = Choice(os.path.basename(name), plugin, name, why=why, options={"binary": name})
         info: RuntimeInfo = await (await pinned(registry, choice)).info()
-        return Choice(name, plugin, info.binary, info.version, why, choice.options)
+        return msgspec.structs.replace(choice, binary=info.binary, version=info.version)
     record = registry.find(_KIND, name)
     try:
         info = await (await registry.require(_KIND, name)).info()
