@@ -102,7 +102,7 @@ def _is_struct(annotation: Any) -> bool:
 
 @functools.lru_cache(maxsize=64)
 def _fields(struct: type[msgspec.Struct]) -> tuple[msgspec.structs.FieldInfo, ...]:
-    """msgspec evaluates the annotations anew at each call, which takes a millisecond."""
+    """The fields; to ask msgspec is to have the annotations evaluated anew, which takes a millisecond."""
     return msgspec.structs.fields(struct)
 
 
