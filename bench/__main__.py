@@ -20,7 +20,7 @@ from typing import NoReturn
 
 from intermodal_snapshots.mounts import filesystem_of
 
-from bench import bus, commands, life, machine, memory, pull, unary
+from bench import bus, commands, discovery, life, machine, memory, pull, unary
 from bench.figures import Figure, table
 from bench.measuring import Bench
 from bench.peers import start
@@ -33,6 +33,7 @@ MEASUREMENTS: dict[str, Callable[[Bench], list[Figure]]] = {
     "ctr-run": commands.ctr_run,
     "imod-run": commands.imod_run,
     "unary": unary.unary,
+    "discovery": discovery.discovery,
     "events": bus.events,
     "memory": memory.thirty,
     "pull": pull.pull,

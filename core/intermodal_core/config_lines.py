@@ -1,12 +1,14 @@
 """Where in a TOML file a key is written: exact, without a second parser, and slow enough to be for errors only.
 
 Any number of whole lines that tomllib accepts ends between two statements, and what they hold only grows with their
-number. So the statement that brings a key is found by bisection over prefixes of the file.
+number. So the statement that brings a key is found by bisection over prefixes of the file, or of the part of it that begins
+with a table's header.
 """
 
 from __future__ import annotations
 
 import tomllib
+from functools import lru_cache
 from typing import Any
 
 import msgspec
@@ -39,6 +41,31 @@ def line_of(text: str, path: KeyPath) -> int:
 
     `path` may name a table, whose header's line it is then, and elements of lists by index. `text` is valid TOML.
     """
+    if not any(isinstance(part, int) for part in path):
+        for first, part, data in _parts(text):
+            if _holds(data, path):
+                return first + _line_in(part, path)
+        return 0
+    return _line_in(text, path) if _holds(tomllib.loads(text), path) else 0
+
+
+@lru_cache(maxsize=8)
+def _parts(text: str) -> tuple[tuple[int, str, dict[str, Any]], ...]:
+    """The text in parts that begin with a table's header: how many lines come before each, it, and what it holds.
+
+    What looks like a header may be a line of a string or of a list; then the cut leaves no valid TOML, and the text is one part.
+    """
+    lines = text.split("\n")
+    starts = [0, *(number for number, line in enumerate(lines) if line.lstrip().startswith("[") and number)]
+    parts = ["\n".join(lines[start:end]) for start, end in zip(starts, [*starts[1:], None], strict=True)]
+    try:
+        return tuple((start, part, tomllib.loads(part)) for start, part in zip(starts, parts, strict=True))
+    except tomllib.TOMLDecodeError:
+        return ((0, text, tomllib.loads(text)),)
+
+
+def _line_in(text: str, path: KeyPath) -> int:
+    """The line of `path`, which `text` holds."""
     lines = text.split("\n")
     shorter: dict[int, int] = {}  # of a number of lines that end inside a statement: how many to try instead
 
@@ -56,8 +83,6 @@ def line_of(text: str, path: KeyPath) -> int:
                 shorter.update(dict.fromkeys(tried, count))
                 return data, count
 
-    if not _holds(tomllib.loads(text), path):
-        return 0
     low, high = 0, len(lines)
     while low + 1 < high:
         middle = (low + high) // 2

@@ -514,3 +514,8 @@ def test_the_dump_shows_values_with_their_origins_and_reads_back(write: Write) -
     assert again.tables["rules"] == config.tables["rules"]
     assert "#" not in config.dump()
     assert load(write(config.dump(), "plain.toml")).tables == config.tables
+
+
+def test_a_line_of_a_string_is_no_header() -> None:
+    text = 'a = """\n[b]\nc = 1\n"""\nd = [\n[1],\n]\n[b]\nc = 2\n[b.e]\nf = 3\n'
+    assert [line_of(text, path) for path in (("a",), ("b",), ("b", "c"), ("b", "e", "f"), ("c",))] == [1, 8, 9, 11, 0]

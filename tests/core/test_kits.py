@@ -10,6 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from intermodal_core.contracts import hooks, kinds
+from intermodal_core.kinds import Kind
+from intermodal_core.loading import load_attribute
 from intermodal_core.testing.kit import Kit, rules_named, rules_of
 
 from tests.harness.mutants import failures, mutants
@@ -54,6 +57,13 @@ def test_each_mutant_is_caught_by_a_test_of_its_rule(path: Path) -> None:
         if not any(rules_named(test) & rules_named(name) for test in failed.get(name, ()))
     ]
     assert missed == []
+
+
+def test_each_kind_has_a_kit() -> None:
+    contracts = {contract for path in FILES for contract in kit_of(path).contracts}
+    stated = [kind for kind in vars(kinds).values() if isinstance(kind, Kind) and kind.interface]
+    assert [kind.name for kind in stated if load_attribute(kind.interface) not in contracts] == []
+    assert hooks in contracts
 
 
 def test_each_kit_is_written_for_an_author() -> None:

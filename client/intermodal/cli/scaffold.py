@@ -33,6 +33,7 @@ KINDS: dict[str, Template] = {
     "snapshotter": Template("snapshotters", "snapshotter", "Root filesystems of containers, as copies."),
     "runtime": Template("runtimes", "runtime", "Runs containers by a runtime of runc's kind.", whole=True),
     "network": Template("networks", "network", "Connects containers to nothing but themselves."),
+    "cni": Template("cni", "cni", "A CNI type that limits how far packets go.", whole=True),
     "content": Template("content", "content", "Keeps blobs as files."),
     "differ": Template("differs", "differ", "Unpacks layers that are compressed by xz.", whole=True),
     "image-source": Template("image_sources", "source", "Images out of directories that are OCI layouts."),
