@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.discovery import install, probe
+from tests.harness.discovery import install, probe
 
 INSTALLED, USED = 200, 3
 
