@@ -11,6 +11,7 @@ generations of containerd's protocol. Containers whose bundles name the same san
 from __future__ import annotations
 
 import argparse
+import contextlib
 import hashlib
 import json
 import os
@@ -137,7 +138,7 @@ def _start(request: _Request) -> int:
     if not _answers(path):
         sock = bind(path)
         if os.fork() == 0:
-            _serve(request, sock)
+            _serve(request, sock, path)
     with open("address", "w", encoding="utf-8") as file:
         file.write(f"unix://{path}")
     address = f"unix://{path}"
@@ -154,7 +155,7 @@ def _answers(path: str) -> bool:
     return True
 
 
-def _serve(request: _Request, sock: socket.socket) -> None:
+def _serve(request: _Request, sock: socket.socket, path: str) -> None:
     """The shim, in a session of its own."""
     status = 1
     try:
@@ -167,11 +168,10 @@ def _serve(request: _Request, sock: socket.socket) -> None:
         syscalls.prctl(PR_SET_CHILD_SUBREAPER, 1)
         log = os.path.join(os.getcwd(), "log")
         words = arguments(request.namespace, log, request.events, True, request.options)
-        path = sock.getsockname()
         shim = _Program(words, sock)
         shim.loop.take_signals()
         shim.run()
-        if isinstance(path, str):
+        with contextlib.suppress(FileNotFoundError):
             os.unlink(path)
         status = 0
     finally:

@@ -24,7 +24,7 @@ from intermodal_core.errors import (
 
 from intermodal_shim.loop import Loop
 
-__all__ = ["ENVIRONMENT", "Options", "Runtime", "arguments", "checkpoint_words", "find", "state_of"]
+__all__ = ["ENVIRONMENT", "Options", "Runtime", "arguments", "checkpoint_words", "find", "meaning", "state_of"]
 
 #: Of the runtime's commands and of loggers. Made once, before the fork: it is the spawner's, and so the daemon's.
 ENVIRONMENT = {key: value for key, value in os.environb.items() if key not in (b"NOTIFY_SOCKET", b"LISTEN_FDS")}
@@ -49,6 +49,7 @@ _MEANINGS: tuple[tuple[str, type[IntermodalError]], ...] = (
     ("stopped container", FailedPrecondition),
     ("container is paused", FailedPrecondition),
     ("paused", FailedPrecondition),
+    ("a running process", FailedPrecondition),  # what containerd's shim cannot do with one
 )
 
 
@@ -204,8 +205,12 @@ def _error(binary: str, verb: str, status: int, said: bytes, default: type[Inter
     name = os.path.basename(binary)
     if not message:
         return default(f"{name} {verb} ended with status {status} and said nothing")
-    kind = next((kind for words, kind in _MEANINGS if words in message.lower()), default)
-    return kind(f"{name} {verb}: {message}")
+    return meaning(message, default)(f"{name} {verb}: {message}")
+
+
+def meaning(message: str, default: type[IntermodalError]) -> type[IntermodalError]:
+    """What a runtime's message means."""
+    return next((kind for words, kind in _MEANINGS if words in message.lower()), default)
 
 
 def _quote(said: bytes) -> str:
