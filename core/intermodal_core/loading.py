@@ -10,13 +10,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
+from urllib.parse import quote, unquote
 
 from intermodal_core.discovery import Found
 from intermodal_core.errors import IntermodalError, PluginSkipped
 from intermodal_core.kinds import Kind
 from intermodal_core.plugin import Context, Plugin
 
-__all__ = ["LoadError", "Marker", "construct", "import_plugin", "load_attribute"]
+__all__ = ["LoadError", "Marker", "construct", "file_name", "import_plugin", "load_attribute"]
 
 T = TypeVar("T")
 
@@ -39,7 +40,7 @@ class Marker:
     def __init__(self, directory: Path) -> None:
         self._directory = directory
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._ends = {path.name: _number(path.read_text()) for path in directory.iterdir()}
+        self._ends = {unquote(path.name): _number(path.read_text()) for path in directory.iterdir()}
 
     def ended(self, id: str) -> bool:
         """Whether the two daemons before this one ended while `id` was being made ready."""
@@ -53,7 +54,7 @@ class Marker:
 
     def path(self, id: str) -> Path:
         """The file that stands for `id`."""
-        return self._directory / id
+        return self._directory / file_name(id)
 
     @contextmanager
     def around(self, id: str) -> Iterator[None]:
@@ -64,6 +65,11 @@ class Marker:
             yield
         finally:
             path.unlink(missing_ok=True)
+
+
+def file_name(name: str) -> str:
+    """The name of an instance as one component of a path: a variant may be named by a whole path."""
+    return quote(name, safe="")
 
 
 def _number(text: str) -> int:

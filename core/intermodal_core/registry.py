@@ -25,7 +25,7 @@ from intermodal_core.errors import FailedPrecondition, IntermodalError, InvalidA
 from intermodal_core.hooks import Hooks
 from intermodal_core.idle import Idle
 from intermodal_core.kinds import Kind
-from intermodal_core.loading import LoadError, Marker, construct, import_plugin, load_attribute
+from intermodal_core.loading import LoadError, Marker, construct, file_name, import_plugin, load_attribute
 from intermodal_core.plugin import Context, Plugin
 
 if TYPE_CHECKING:
@@ -509,7 +509,8 @@ class Registry:
 
     def directories(self, record: Record) -> tuple[Path, Path]:
         """Root and state of an instance's own."""
-        return Path(self.config.core.root) / record.kind / record.name, self._state / record.kind / record.name
+        below = Path(record.kind, file_name(record.name))
+        return Path(self.config.core.root) / below, self._state / below
 
     async def _require_for(self, record: Record, requirement: str, path: tuple[str, ...]) -> None:
         kind, _, name = requirement.partition(".")

@@ -42,6 +42,10 @@ __all__ = ["Tasks"]
 
 log = logging.getLogger("intermodal.tasks")
 
+#: What is told from the returns of a runtime's calls; a foreign shim tells it as well.
+_TOLD_HERE = frozenset(
+    f"/tasks/{name}" for name in ("create", "start", "delete", "exec-added", "exec-started", "paused", "resumed")
+)
 #: Seconds that each task left by the last daemon has to be taken up.
 _ADOPT = 30.0
 
@@ -296,7 +300,8 @@ class Tasks(ProcessCalls):
     async def forward(self, namespace: str, topic: str, type_url: str, event: bytes) -> None:
         """Take an event from a shim."""
         if topic != "/tasks/exit":
-            self._bus.publish(namespace, topic, type_url, event)
+            if topic not in _TOLD_HERE:
+                self._bus.publish(namespace, topic, type_url, event)
             return
         message = events.TaskExit.FromString(event)
         task = self._tasks.get((namespace, message.container_id))
