@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 
 from tests.harness.daemon import PrivateDaemon
-from tests.harness.images import Built
 from tests.harness.waiting import until
 
 SHIM = shutil.which("containerd-shim-runc-v2") or ""
