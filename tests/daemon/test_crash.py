@@ -6,9 +6,7 @@ started again, and `world.settled` compares what is recorded with what there is.
 
 from __future__ import annotations
 
-import shutil
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,56 +15,17 @@ from pathlib import Path
 
 import pytest
 
-from tests.harness.daemon import PrivateDaemon
 from tests.harness.images import Built, Entry, layer_tar, write_image
+from tests.harness.mortal import Mortal
 from tests.harness.waiting import until
 from tests.harness.world import records, settled
 
-LAUNCHER = Path(__file__).parents[1] / "harness/launcher.py"
 IMAGE = "docker.io/library/busybox:latest"
 #: Ends with 5 when it is told to, and says when it listens.
 PATIENT = ("sh", "-c", "trap 'exit 5' TERM; echo up; while :; do sleep 0.05; done")
 #: More steps than any command has.
 MOST = 400
 SECONDS = 20
-
-
-class Mortal(PrivateDaemon):
-    """A daemon that dies `within` so many steps once it is told to."""
-
-    def __init__(self) -> None:
-        super().__init__(start=False)
-        self.order = self.base / "steps"
-        self._command = [sys.executable, str(LAUNCHER), f"@{self.order}", "intermodal_core.daemon:main"]
-        self.start()
-
-    def within(self, steps: int, fine: bool = False) -> None:
-        """From now on it has `steps - 1` steps to live."""
-        order = self.order.with_suffix(".new")
-        order.write_text(f"{steps} fine" if fine else str(steps))
-        order.rename(self.order)
-
-    def died(self, seconds: float = 0.0) -> bool:
-        """Whether it has; it is looked after for `seconds`."""
-        assert self.process is not None
-        try:
-            self.process.wait(seconds)
-        except subprocess.TimeoutExpired:
-            return False
-        return True
-
-    @property
-    def step(self) -> str:
-        """The step before which it died."""
-        return self.tail().rpartition("killed before step ")[2].partition(": ")[2].partition("\n")[0]
-
-    def again(self) -> None:
-        """A new one where the last one died."""
-        self.kill9()
-        self.order.unlink(missing_ok=True)
-        # Two ends while a plugin is made ready are put down to it, and here every round is an end.
-        shutil.rmtree(self.state / "initialising", ignore_errors=True)
-        self.start()
 
 
 Command = Callable[[Mortal, int], "subprocess.CompletedProcess[str]"]
