@@ -9,6 +9,8 @@ its result is the exit status. K = 0 never kills. Only this process is killed, n
 K = @FILE lets a process that serves live until it is told: once there is FILE, its first word is how many steps are left
 from then on; it is removed when it is read. Where a second word follows, Python's own audit events that tell of a change
 of the file system or of a socket are steps as well.
+
+INTERMODAL_TEST_SLOW = "NAME SECONDS" in the environment makes whoever comes to the step NAME wait there, on its thread.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ import importlib
 import os
 import signal
 import sys
+import time
 
 #: What a step is besides, for K = @FILE with a second word.
 FINE = frozenset(
@@ -63,6 +66,16 @@ def kill_when_told(file: str) -> None:
     sys.addaudithook(hook)
 
 
+def be_slow(name: str, seconds: float) -> None:
+    """Install a hook that waits at a step, so that more can happen beside it."""
+
+    def hook(event: str, args: tuple[object, ...]) -> None:
+        if event == "intermodal.step" and args[0] == name:
+            time.sleep(seconds)
+
+    sys.addaudithook(hook)
+
+
 def _kill(k: int, step: object) -> None:
     os.write(2, f"killed before step {k}: {step}\n".encode())
     os.kill(os.getpid(), signal.SIGKILL)
@@ -73,6 +86,9 @@ def main() -> None:
     module, _, function = target.partition(":")
     run = getattr(importlib.import_module(module), function)
     sys.argv = [target, *arguments]
+    if slow := os.environ.get("INTERMODAL_TEST_SLOW"):
+        name, seconds = slow.split()
+        be_slow(name, float(seconds))
     if k.startswith("@"):
         kill_when_told(k[1:])
     else:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -94,7 +95,7 @@ class Collector:
             try:
                 # A write that was begun before is not noted, and is in the view once this one is through.
                 await self._store.write(lambda tx: None)
-                marked = await self._mark(int(grace * 1e9))
+                marked = await self._mark(int(grace * 1e9), "collector.sweep")
                 dead = [node for node in marked.garbage() if only is None or node in only]
                 swept = time.perf_counter()
                 if not dry_run and dead:
@@ -112,11 +113,15 @@ class Collector:
         kept = len(marked.records) - len(dead)
         return Collected(garbage, kept, swept - began, ended - swept, marked.next_expiry, grown)
 
-    async def _mark(self, grace: int = 0) -> Marked:
+    async def _mark(self, grace: int = 0, before: str = "") -> Marked:
+        """`before`: the step that follows."""
         at = now()
 
         def mark(tx: Transaction) -> Marked:
-            return Marked(tx, self._store.leases.held(), at, at - grace if grace else at)
+            marked = Marked(tx, self._store.leases.held(), at, at - grace if grace else at)
+            if before:
+                sys.audit("intermodal.step", before)
+            return marked
 
         return await self._store.read(mark, long=True)
 

@@ -303,8 +303,8 @@ class Content:
         """At start: drop what a crash left of the daemon's own doing.
 
         Ingests that the last daemon began for itself, which nobody can resume; and blobs that it committed but did not
-        come to record. Only blobs about as new as the newest record are such: an old one without a record tells of
-        records that were lost, and is for the operator to judge.
+        come to record. Only blobs about as new as the newest record, or as the last daemon, are such: an old one without a
+        record tells of records that were lost, and is for the operator to judge.
         """
         for status in await self._backend.statuses():
             if INTERNAL_REF in status.ref and status.started_at < self._store.began:
@@ -314,7 +314,7 @@ class Content:
             return {info.digest: info.updated_at for info in tx.scan(CONTENT)}
 
         known = await self._store.read(recorded, long=True)
-        newest = max(known.values(), default=0)
+        newest = max([self._store.last_began, *known.values()])
         for blob in await self._backend.walk():
             if blob.digest not in known and newest and newest - _RECENT < blob.created_at < self._store.began:
                 await self._drop(blob.digest)

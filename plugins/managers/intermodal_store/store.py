@@ -27,7 +27,7 @@ from intermodal_store.names import now
 from intermodal_store.namespaces import Namespaces
 from intermodal_store.pinning import pin, pinned
 from intermodal_store.snapshots import Snapshots
-from intermodal_store.tables import ALL, CONTAINERS, NAMESPACES
+from intermodal_store.tables import ALL, CONTAINERS, NAMESPACES, STARTS, Start
 from intermodal_store.tombstones import Tombstones
 
 __all__ = ["Store"]
@@ -52,6 +52,7 @@ class Store:
         self._locks: dict[tuple[str, ...], tuple[asyncio.Lock, int]] = {}
         self._background = Background(log)
         self.began = now()  # what is older was made by another daemon
+        self.last_began = 0
         self.policy = policy
         self.registry = registry
         self.namespaces = Namespaces(self)
@@ -66,10 +67,17 @@ class Store:
     async def __aenter__(self) -> Store:
         """Publish what was committed but not yet told when the daemon last ended."""
         await self._outbox.recover()
+        self.last_began = await self.write(self._start)
         self.later(self.content.settle())
         self.later(self.snapshots.settle())
         self.later(self.tombstones.follow())
         return self
+
+    def _start(self, tx: Transaction) -> int:
+        """Record this start; the time of the one before, 0 where there was none."""
+        last = tx.get(STARTS, "daemon")
+        tx.put(STARTS, Start("daemon", self.began))
+        return last.at if last else 0
 
     async def __aexit__(self, *_: object) -> None:
         """Finish what goes on in the background."""

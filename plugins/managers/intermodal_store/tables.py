@@ -18,9 +18,11 @@ __all__ = [
     "NAMESPACES",
     "RESOURCES",
     "SNAPSHOTS",
+    "STARTS",
     "TOMBSTONES",
     "LeaseResource",
     "SnapshotRow",
+    "Start",
     "Tombstone",
 ]
 
@@ -65,6 +67,13 @@ class Tombstone(msgspec.Struct, frozen=True):
     number: int
 
 
+class Start(msgspec.Struct, frozen=True):
+    """When the last daemon began, in ns since the epoch; `id` is always "daemon"."""
+
+    id: str
+    at: int
+
+
 NAMESPACES = Table("namespaces", Namespace, ("name",))
 IMAGES = Table("images", Image, ("namespace", "name"), {"by_name": ("name",)})
 CONTAINERS = Table("containers", Container, ("namespace", "id"), {"by_id": ("id",)})
@@ -81,5 +90,16 @@ SNAPSHOTS = Table(
 LEASES = Table("leases", Lease, ("namespace", "id"))
 RESOURCES = Table("lease_resources", LeaseResource, ("namespace", "lease", "type", "id"))
 TOMBSTONES = Table("tombstones", Tombstone, ("kind", "object"), {"in_order": ("kind", "number")})
+STARTS = Table("starts", Start, ("id",))
 
-ALL: tuple[Table[Any], ...] = (NAMESPACES, IMAGES, CONTAINERS, CONTENT, SNAPSHOTS, LEASES, RESOURCES, TOMBSTONES)
+ALL: tuple[Table[Any], ...] = (
+    NAMESPACES,
+    IMAGES,
+    CONTAINERS,
+    CONTENT,
+    SNAPSHOTS,
+    LEASES,
+    RESOURCES,
+    TOMBSTONES,
+    STARTS,
+)
