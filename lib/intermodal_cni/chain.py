@@ -38,7 +38,10 @@ def capabilities(network: NetworkList) -> set[str]:
 
 
 def add(network: NetworkList, place: Place, host: Host) -> Result:
-    """ADD. Where a plugin fails, DEL of all of them follows, and its error is raised; should that DEL fail, too, it says so."""
+    """ADD. Where a plugin fails, DEL of all of them follows, and its error is raised.
+
+    Should that DEL fail, too, the error says so and has the attribute `left`: DEL is owed.
+    """
     result: Result | None = None
     for plugin in network.plugins:
         try:
@@ -48,6 +51,7 @@ def add(network: NetworkList, place: Place, host: Host) -> Result:
             try:
                 delete(network, place, result, host)
             except IntermodalError as again:
+                failure.left = True  # type: ignore[attr-defined]
                 failure.message += f"; and what was made of it could not be undone yet: {again.message}"
                 failure.args = (failure.message,)
             raise failure from error

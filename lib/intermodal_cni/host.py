@@ -4,38 +4,49 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable
+from typing import Any
 
 from intermodal_core.contracts.cni import Call, CniType, Host, Result, Verb
-from intermodal_core.errors import FailedPrecondition, NotFound
+from intermodal_core.errors import FailedPrecondition, IntermodalError, NotFound
 from intermodal_netlink.namespaces import Namespaces
 
 from intermodal_cni.errors import NOT_AVAILABLE, numbered
 from intermodal_cni.executables import Executables
 
-__all__ = ["Invoke", "Types", "TypesHost", "invoke"]
+__all__ = ["Invoke", "Types", "TypesHost", "invoke", "invoke_async"]
 
 #: Runs one verb of a type in process.
 Invoke = Callable[[Verb, Call, Host], Result | None]
 #: Finds a type that is to be had in process.
 Types = Callable[[str], Invoke | None]
 
+_METHODS = {"ADD": "add", "DEL": "delete", "CHECK": "check", "STATUS": "status", "GC": "gc"}
+
+
+async def invoke_async(instance: Any, verb: Verb, call: Call, host: Host) -> Result | None:
+    """One verb of a type that is guarded by the core: its methods are awaited."""
+    try:
+        answer = await getattr(instance, _METHODS[verb])(call, host)
+    except (FailedPrecondition, NotFound) as error:
+        if verb == "STATUS":
+            raise _unavailable(error) from error
+        raise
+    return answer if verb == "ADD" else None
+
 
 def invoke(instance: CniType, verb: Verb, call: Call, host: Host) -> Result | None:
     """One verb of a type's instance."""
-    if verb == "ADD":
-        return instance.add(call, host)
-    if verb == "DEL":
-        instance.delete(call, host)
-    elif verb == "CHECK":
-        instance.check(call, host)
-    elif verb == "GC":
-        instance.gc(call, host)
-    else:
-        try:
-            instance.status(call, host)
-        except (FailedPrecondition, NotFound) as error:
-            raise numbered(NOT_AVAILABLE, error.message, FailedPrecondition) from error
-    return None
+    try:
+        answer = getattr(instance, _METHODS[verb])(call, host)
+    except (FailedPrecondition, NotFound) as error:
+        if verb == "STATUS":
+            raise _unavailable(error) from error
+        raise
+    return answer if verb == "ADD" else None
+
+
+def _unavailable(error: IntermodalError) -> IntermodalError:
+    return numbered(NOT_AVAILABLE, error.message, FailedPrecondition)
 
 
 class TypesHost:

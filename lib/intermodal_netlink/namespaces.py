@@ -16,7 +16,8 @@ import struct
 import sys
 import threading
 from collections.abc import Callable
-from typing import Any, Protocol, TypeVar
+from typing import Any, ClassVar, Protocol, TypeVar
+from weakref import WeakKeyDictionary
 
 from intermodal_core.errors import IntermodalError, InvalidArgument, NotFound, Unavailable, by_code, from_os_error
 from intermodal_core.forkserver import receive, send
@@ -119,7 +120,17 @@ class Local:
 
 
 class Keeper:
-    """Implements `Namespaces` by a process of its own, forked by the spawner, which must have preloaded this module."""
+    """Implements `Namespaces` by a process of its own, forked by the spawner, which must have preloaded this module.
+
+    `of(spawner)` is the one that all of a daemon share.
+    """
+
+    _shared: ClassVar[WeakKeyDictionary[Spawner, Keeper]] = WeakKeyDictionary()
+
+    @classmethod
+    def of(cls, spawner: Spawner) -> Keeper:
+        """The one that all who use this spawner share."""
+        return cls._shared.setdefault(spawner, cls(spawner))
 
     def __init__(self, spawner: Spawner) -> None:
         self._spawner = spawner

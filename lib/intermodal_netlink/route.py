@@ -235,8 +235,9 @@ class RouteSocket(Netlink):
         return found
 
     def add_routes(self, *routes: bytes) -> None:
-        """Add what `route` described."""
-        self.change("netlink.add-route", *((_NEWROUTE, CREATE | REPLACE, body) for body in routes))
+        """Add what `route` described; where there is such a route already, that one stays."""
+        messages = [(_NEWROUTE, CREATE | EXCL, body) for body in routes]
+        self.change("netlink.add-route", *messages, tolerate=errno.EEXIST)
 
     def delete_route(self, destination: Network, index: int) -> None:
         """Remove the route to a network by a link. Raises OSError (ESRCH)."""

@@ -86,10 +86,10 @@ class Netlink:
         """Close the socket."""
         self._sock.close()
 
-    def change(self, step: str, *messages: tuple[int, int, bytes]) -> None:
+    def change(self, step: str, *messages: tuple[int, int, bytes], tolerate: int = 0) -> None:
         """Send messages (type, flags, body) at once; each is done whether or not one before it failed.
 
-        Raises OSError for the first that failed, with what the kernel said.
+        Raises OSError for the first that failed, with what the kernel said; but for the errno `tolerate`.
         """
         if not messages:
             return
@@ -103,7 +103,9 @@ class Netlink:
             for type, sequence, body in self._receive():
                 if type == _ERROR and sequence in waiting:
                     waiting.discard(sequence)
-                    failure = failure or _failure(body)
+                    failed = _failure(body)
+                    if failed is not None and failed.errno != tolerate:
+                        failure = failure or failed
         if failure is not None:
             raise failure
 

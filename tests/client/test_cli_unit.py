@@ -19,6 +19,7 @@ from intermodal.cli.output import age, table, utc
 IMOD = Path(sys.executable).parent / "imod"
 NOWHERE = "/nonexistent/intermodal.sock"
 SUBCOMMANDS = {
+    "network": ("ls", "create", "rm", "inspect", "connect", "disconnect", "prune"),
     "images": ("import", "from-rootfs", "ls", "rm"),
     "plugins": ("ls", "inspect", "why", "reload", "graph", "rescan"),
     "config": ("default", "schema", "check", "migrate", "show", "explain", "reload"),

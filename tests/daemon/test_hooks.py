@@ -115,7 +115,7 @@ def hooked(module: Hooked) -> Iterator[Hooked]:
         module.daemon.imod("rm", "-f", *names, check=True)
 
 
-LIFE = ["before_create", "before_attach", "after_attach", "after_create", "adjust_spec", "before_start", "after_start"]
+LIFE = ["before_create", "after_create", "before_attach", "after_attach", "adjust_spec", "before_start", "after_start"]
 
 
 def test_a_whole_life_of_a_container_by_imod(hooked: Hooked) -> None:

@@ -41,6 +41,7 @@ COMMANDS = {
     "registry": ("registry", "show how a registry would be asked for an image"),
     "gc": ("storage", "remove what nothing needs; say why the rest stays"),
     "du": ("storage", "show where the bytes are"),
+    "network": ("network", "ls, create, rm, inspect, connect, disconnect, prune"),
     "events": ("events", "show events as they come"),
     "runtimes": ("runtimes", "list runtimes, their versions, and what stays with each"),
     "plugins": ("plugins", "ls, inspect, why, graph, rescan, reload"),

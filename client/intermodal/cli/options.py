@@ -7,7 +7,20 @@ import re
 import time
 from argparse import ArgumentTypeError
 
-__all__ = ["bind_mount", "cpus", "environment", "label", "memory", "moment", "seconds", "signal_number", "tail"]
+__all__ = [
+    "address",
+    "bind_mount",
+    "cpus",
+    "environment",
+    "label",
+    "memory",
+    "moment",
+    "network_option",
+    "port_mappings",
+    "seconds",
+    "signal_number",
+    "tail",
+]
 
 _UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
 
@@ -85,6 +98,56 @@ def bind_mount(text: str) -> dict[str, object]:
     if not parts[1].startswith("/"):
         raise ArgumentTypeError(f"{text!r} mounts on {parts[1]!r}: write a path that begins with /")
     return {"source": os.path.abspath(parts[0]), "target": parts[1], "readonly": parts[2:] == ["ro"]}
+
+
+def address(text: str) -> str:
+    """An IP address."""
+    import ipaddress
+
+    try:
+        return str(ipaddress.ip_address(text))
+    except ValueError:
+        raise ArgumentTypeError(f"{text!r} is no IP address") from None
+
+
+def network_option(text: str) -> tuple[str, str]:
+    """K=V of a network's driver."""
+    name, equals, value = text.partition("=")
+    if not name or not equals:
+        raise ArgumentTypeError(f"{text!r} is no option: write NAME=VALUE")
+    return name, value
+
+
+def port_mappings(text: str) -> list[dict[str, object]]:
+    """[IP:]HOST:CONTAINER[/tcp|udp|sctp], where HOST and CONTAINER may be ranges of one length: 8000-8009:80-89."""
+    rest, slash, protocol = text.partition("/")
+    if slash and protocol not in ("tcp", "udp", "sctp"):
+        raise ArgumentTypeError(f"{text!r} has the protocol {protocol!r}: write tcp, udp or sctp")
+    rest, colon, container = rest.rpartition(":")
+    where, _, host = rest.rpartition(":")
+    if not colon:
+        raise ArgumentTypeError(
+            f"{text!r} is no port mapping: write HOST:CONTAINER, with IP: before it or /udp after it"
+        )
+    if where:
+        where = address(where.removeprefix("[").removesuffix("]"))
+    ours, theirs = _ports(text, host), _ports(text, container)
+    if len(ours) != len(theirs):
+        raise ArgumentTypeError(f"{text!r} maps {len(ours)} ports to {len(theirs)}")
+    return [
+        {"host_port": one, "container_port": other, "protocol": protocol or "tcp", "host_ip": where}
+        for one, other in zip(ours, theirs, strict=True)
+    ]
+
+
+def _ports(text: str, part: str) -> range:
+    first, dash, last = part.partition("-")
+    if not first.isdecimal() or (dash and not last.isdecimal()):
+        raise ArgumentTypeError(f"{text!r}: {part!r} is no port")
+    ports = range(int(first), int(last or first) + 1)
+    if not ports or not 0 < ports[0] <= ports[-1] < 65536:
+        raise ArgumentTypeError(f"{text!r}: {part!r} is no port: they go from 1 to 65535")
+    return ports
 
 
 def signal_number(text: str) -> int:

@@ -66,7 +66,25 @@ def _add_process(parser: Parser) -> None:
 def _add_container(parser: Parser) -> None:
     add = parser.add_argument
     add("--name", metavar="NAME", default="", help="its name; else one is made up")
-    add("--net", metavar="NAME", default="", help="network: none, host, or one in the config")
+    add(
+        "--net",
+        metavar="NAME",
+        action="append",
+        default=[],
+        help="network (imod network ls); repeatable, as --ip --mac --dns",
+    )
+    add(
+        "-p",
+        "--publish",
+        metavar="PORTS",
+        action="append",
+        default=[],
+        type=values.port_mappings,
+        help="[IP:]HOST:CONTAINER, ports of this machine and its; /udp",
+    )
+    add("--ip", metavar="IP", action="append", default=[], help=SUPPRESS)
+    add("--mac", metavar="MAC", default="", help=SUPPRESS)
+    add("--dns", metavar="IP", action="append", default=[], type=values.address, help=SUPPRESS)
     add("--runtime", metavar="NAME", default="", help="runtime, as in the config")
     add("--snapshotter", metavar="NAME", default="", help="snapshotter, as in the config")
     add(
@@ -174,6 +192,10 @@ def _run_options(options: argparse.Namespace) -> dict[str, Any]:
         "image": options.image,
         "name": options.name,
         "net": options.net,
+        "ports": [mapping for each in options.publish for mapping in each],
+        "ips": options.ip,
+        "mac": options.mac,
+        "dns": options.dns,
         "runtime": options.runtime,
         "snapshotter": options.snapshotter,
         "mounts": options.volume,

@@ -6,15 +6,37 @@ from typing import Literal, Protocol, runtime_checkable
 
 import msgspec
 
-__all__ = ["VERSION", "AttachResult", "Attachment", "Network"]
+from intermodal_core.contracts.cni import Dns
+
+__all__ = [
+    "VERSION",
+    "AttachResult",
+    "Attachment",
+    "Network",
+    "NetworkLists",
+    "NetworkSpec",
+    "NetworkView",
+    "PortMapping",
+]
 
 VERSION = 1
+
+
+class PortMapping(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A port of the host (of one of its addresses, "" for all) that leads to one of the container; tcp, udp or sctp."""
+
+    host_port: int
+    container_port: int
+    protocol: str = "tcp"
+    host_ip: str = ""
 
 
 class Attachment(msgspec.Struct, frozen=True):
     """One container's place in one network; `netns` is "" where none is made.
 
-    `id` names it for detach and gc; it may hold a slash, so it is no file name.
+    `id` names it for detach and gc; it may hold a slash, so it is no file name. `network` is the list's name where the instance
+    has several. `ports`, `addresses`, `mac` and `dns` are what was asked for; `preferred` are addresses that it had before
+    and is to have again where they are free. `options` are the backend's own.
     """
 
     id: str
@@ -24,26 +46,36 @@ class Attachment(msgspec.Struct, frozen=True):
     netns: str = ""
     interface: str = "eth0"
     options: dict[str, str] = {}
+    ports: tuple[PortMapping, ...] = ()
+    addresses: tuple[str, ...] = ()
+    preferred: tuple[str, ...] = ()
+    mac: str = ""
+    dns: tuple[str, ...] = ()
 
 
 class AttachResult(msgspec.Struct, frozen=True):
     """What came of it.
 
     `mode` says what the container's spec gets: the host's namespace, a new empty one, or the one at `netns`.
-    `result` is the backend's own record, as JSON, handed back to `detach` and `check`.
+    `result` is the backend's own record, as JSON, handed back to `detach` and `check`. `timings` are what the backend's parts
+    took: a name ("bridge ADD") and seconds.
     """
 
     mode: Literal["host", "new", "path"]
     netns: str = ""
     addresses: tuple[str, ...] = ()
     result: bytes = b"{}"
+    dns: Dns = Dns()
+    timings: tuple[tuple[str, float], ...] = ()
 
 
 @runtime_checkable
 class Network(Protocol):
     """A network backend.
 
-    Capability `netns`: the caller makes a namespace first and passes its path.
+    Capability `netns`: the caller makes a namespace first and passes its path; without it `attach` makes nothing that outlasts the
+    call, and is called again whenever its answer is needed. Capability `lists`: the instance has several
+    networks, and is a `NetworkLists`, too.
     """
 
     def attach(self, attachment: Attachment) -> AttachResult:
@@ -57,3 +89,40 @@ class Network(Protocol):
 
     def gc(self, live: tuple[Attachment, ...]) -> None:
         """[N4] Free what belongs to no attachment in `live`."""
+
+
+class NetworkView(msgspec.Struct, frozen=True):
+    """A network as lists show it. `own`: it was made here, and may be removed here; `error`: why it cannot be used."""
+
+    name: str
+    driver: str
+    subnets: tuple[str, ...] = ()
+    own: bool = False
+    source: str = ""
+    document: bytes = b"{}"
+    error: str = ""
+
+
+class NetworkSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A network to be made. No subnet: one that nothing uses. `internal`: it leads nowhere outside."""
+
+    name: str
+    driver: str = "bridge"
+    subnets: tuple[str, ...] = ()
+    gateways: tuple[str, ...] = ()
+    internal: bool = False
+    mtu: int = 0
+    options: dict[str, str] = {}
+
+
+class NetworkLists(Protocol):
+    """What a backend with the capability `lists` has besides."""
+
+    def views(self) -> tuple[NetworkView, ...]:
+        """All of its networks, the default one first, and those that cannot be used, with why."""
+
+    def create(self, spec: NetworkSpec) -> NetworkView:
+        """Make a network. Raises AlreadyExists, InvalidArgument, FailedPrecondition (an overlapping subnet)."""
+
+    def remove(self, name: str) -> None:
+        """Remove a network and what it keeps. Raises NotFound, FailedPrecondition (not made here)."""

@@ -26,7 +26,7 @@ class Defaults(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     snapshotter: Annotated[
         str, msgspec.Meta(description="The snapshotter of images and containers that name none.")
     ] = "overlayfs"
-    network: Annotated[str, msgspec.Meta(description="The network of `imod run` without --net.")] = "none"
+    network: Annotated[str, msgspec.Meta(description="The network of `imod run` without --net.")] = "cni"
     verification: Annotated[
         Verification,
         msgspec.Meta(description="Whether verifiers must agree to an image, are only heard, or not asked."),

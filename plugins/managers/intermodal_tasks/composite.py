@@ -12,18 +12,20 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import msgspec
+from intermodal_core.contracts.managers.networks import AttachmentView, Networks, Wanted
 from intermodal_core.contracts.managers.store import Container, Scope, Store
 from intermodal_core.contracts.managers.tasks import ExecOptions, RunOptions, RuntimeView, TaskCreate
 from intermodal_core.contracts.metadata import Transaction
 from intermodal_core.contracts.runtimes import Exit, Stdio
-from intermodal_core.errors import FailedPrecondition, IntermodalError, NotFound
+from intermodal_core.errors import AlreadyExists, FailedPrecondition, IntermodalError, NotFound
 from intermodal_core.registry import Registry
 from intermodal_oci.spec import build_process
 
 from intermodal_tasks.containers import Containers
-from intermodal_tasks.creation import Creation, attachment
+from intermodal_tasks.creation import Creation, wanted_of
 from intermodal_tasks.inventory import runtimes
 from intermodal_tasks.manager import Tasks
 from intermodal_tasks.moments import STOPPING, Moments
@@ -50,6 +52,7 @@ class Composite(Containers):
         tasks: Tasks,
         store: Store,
         creation: Creation,
+        networks: Networks,
         registry: Registry,
         lookups: Lookups,
         logs: Path,
@@ -58,6 +61,7 @@ class Composite(Containers):
         super().__init__(tasks, store, logs)
         self._creation = creation
         self._moments = Moments(registry.hooks, store)
+        self._networks = networks
         self._registry = registry
         self._lookups = lookups
         self._log_options = log_options
@@ -101,16 +105,30 @@ class Composite(Containers):
         await self._settle_last_run(scope, row.id)
         began = time.perf_counter()
         mounts = await self._store.snapshots.mounts(scope, record.snapshotter, record.snapshot_key)
-        await self._tasks.create(scope, TaskCreate(row.id, tuple(mounts), self._stdio(row)))
+        # Networks are attached while the runtime makes the container; what it needs of them is made before.
+        attaching = await self._begin_networks(scope, row)
+        try:
+            await self._tasks.create(scope, TaskCreate(row.id, tuple(mounts), self._stdio(row)))
+        except BaseException:
+            await asyncio.shield(self._end_networks(scope, row.id, attaching))
+            raise
         created = time.perf_counter()
         try:
+            await attaching
+            attached = time.perf_counter()
             if fds is not None:
                 await self._tasks.attach(scope, row.id, _wanted(fds, row.options.interactive), hold=True)
             pid = await self._tasks.start(scope, row.id)
         except BaseException:
             await asyncio.shield(self._abandon(scope, row.id))
+            await asyncio.shield(self._end_networks(scope, row.id, attaching))
             raise
-        phases = {**dict(self._timings.get(key, ())), "task": created - began, "start": time.perf_counter() - created}
+        phases = {
+            **dict(self._timings.get(key, ())),
+            "task": created - began,
+            "network": attached - created,
+            "start": time.perf_counter() - attached,
+        }
         self._timings[key] = list(phases.items())
         return RunningProcess(self._tasks, scope, row.id, "", pid, lambda: self._ended(scope, row.id))
 
@@ -125,6 +143,22 @@ class Composite(Containers):
         log = f"cri://{directory}/container.log{self._log_options}"
         terminal = row.options.terminal
         return Stdio(_ATTACH if row.options.interactive else "", log, "" if terminal else log, terminal)
+
+    async def _begin_networks(self, scope: Scope, row: RunRow) -> asyncio.Future[Any]:
+        """Make the namespace, and begin to attach."""
+        try:
+            await self._networks.prepare(scope, row.id, wanted_of(row.options, "", row.networks))
+        except BaseException:
+            self._networks.release(scope, row.id)
+            raise
+        return asyncio.ensure_future(self._networks.attach(scope, row.id))
+
+    async def _end_networks(self, scope: Scope, container: str, attaching: asyncio.Future[Any]) -> None:
+        """Take back networks of a start that failed; what is being made is made first."""
+        await asyncio.wait([attaching])
+        if not attaching.cancelled():
+            attaching.exception()  # the error that matters is the start's
+        self._networks.release(scope, container)
 
     async def _abandon(self, scope: Scope, container: str) -> None:
         """Take back the task of a start that failed."""
@@ -166,6 +200,7 @@ class Composite(Containers):
                 await self._tasks.delete(scope, container, also=record)
             except NotFound:
                 pass  # deleted by somebody else already
+            self._networks.release(scope, container)
             if row.options.remove and not row.pending:
                 await self._remove_record(scope, row)
         finally:
@@ -302,11 +337,11 @@ class Composite(Containers):
 
     async def _remove_record(self, scope: Scope, row: RunRow) -> None:
         """The record and all that hangs on it, in one transaction; bytes go afterwards."""
-        network = await self._registry.require("networks", row.network)
-        await network.detach(attachment(row), row.network_result)
         key = (row.namespace, row.id)
+        self._networks.release(scope, row.id)  # it is not waited for
 
         def forget(tx: Transaction) -> None:
+            self._networks.forget(tx, *key)
             if tx.delete(RUNS, *key):
                 self._store.forget_container(tx, *key)
 
@@ -315,9 +350,52 @@ class Composite(Containers):
         self._timings.pop(key, None)
         await asyncio.to_thread(shutil.rmtree, self._log_directory(*key), ignore_errors=True)
 
+    # Networks.
+
+    async def connect(
+        self, scope: Scope, container: str, network: str, addresses: tuple[str, ...] = ()
+    ) -> AttachmentView | None:
+        """Put a container into one more network, now where it runs, and at each start."""
+        record, row = await self._own(scope, container)
+        if network in row.networks:
+            raise AlreadyExists(f"the container {record.id} is in the network {network} already")
+        plan = await self._networks.plan(scope, record.id, Wanted(networks=(*row.networks, network)))
+        made = None
+        if self._tasks.has(scope, record.id):
+            made = await self._networks.connect(scope, record.id, network, Wanted(addresses=addresses))
+        await self._change_networks(row, plan.networks)
+        return made
+
+    async def disconnect(self, scope: Scope, container: str, network: str) -> None:
+        """Take a container out of a network, now and for good."""
+        record, row = await self._own(scope, container)
+        if network not in row.networks:
+            raise NotFound(f"the container {record.id} is not in the network {network}")
+        if len(row.networks) == 1:
+            raise FailedPrecondition(f"{network} is the only network of {record.id}: connect it to another one first")
+        if self._tasks.has(scope, record.id):
+            await self._networks.disconnect(scope, record.id, network)
+        await self._change_networks(row, tuple(name for name in row.networks if name != network))
+
+    async def _change_networks(self, row: RunRow, networks: tuple[str, ...]) -> None:
+        def change(tx: Transaction) -> None:
+            now = tx.get(RUNS, row.namespace, row.id)
+            if now is not None:
+                tx.put(RUNS, msgspec.structs.replace(now, networks=networks))
+
+        await self._store.write(change)
+
+    async def networks_wanted(self) -> set[str]:
+        """The networks that containers of any namespace are in when they run."""
+        rows = await self._store.read(lambda tx: list(tx.scan(RUNS)), long=True)
+        return {name for row in rows for name in row.networks}
+
     async def recover(self) -> None:
         """After a restart: remove what `run` had made and not started, and finish removals by --rm."""
         rows = await self._store.read(lambda tx: list(tx.scan(RUNS)), long=True)
+        await self._networks.keep(
+            {(row.namespace, row.id) for row in rows if self._tasks.has(Scope(row.namespace), row.id)}
+        )
         for row in rows:
             scope = Scope(row.namespace)
             with contextlib.suppress(NotFound):

@@ -7,14 +7,12 @@ import secrets
 import time
 
 import msgspec
-from intermodal_core.contracts.hooks import NetworkInfo
 from intermodal_core.contracts.managers.images import Images, PullRequest
+from intermodal_core.contracts.managers.networks import Networks, Plan, Wanted
 from intermodal_core.contracts.managers.store import Container, Image, Scope, Store
 from intermodal_core.contracts.managers.tasks import RunOptions
 from intermodal_core.contracts.metadata import Transaction
-from intermodal_core.contracts.networks import Attachment, AttachResult
 from intermodal_core.errors import AlreadyExists, IntermodalError, InvalidArgument, NotFound
-from intermodal_core.registry import Registry
 from intermodal_oci.model import ImageConfig, decode_config
 from intermodal_oci.references import validate_identifier
 from intermodal_operations import Operation, Runner, Step
@@ -22,7 +20,7 @@ from intermodal_operations import Operation, Runner, Step
 from intermodal_tasks.specs import Lookups, run_spec, signal_number
 from intermodal_tasks.tables import RUNS, RunRow
 
-__all__ = ["Creation", "attachment"]
+__all__ = ["Creation", "wanted_of"]
 
 
 class _Create(msgspec.Struct):
@@ -33,19 +31,19 @@ class _Create(msgspec.Struct):
     snapshotter: str
     snapshot: str
     parent: str
-    network: str
-    network_result: bytes = b"{}"
 
 
 class _Building:
     """What a run of that operation carries besides: the record being made, and what its spec is made of."""
 
-    def __init__(self, scope: Scope, options: RunOptions, config: ImageConfig, container: Container) -> None:
+    def __init__(
+        self, scope: Scope, options: RunOptions, config: ImageConfig, container: Container, plan: Plan
+    ) -> None:
         self.scope = scope
         self.options = options
         self.config = config
         self.container = container
-        self.network = AttachResult("new")
+        self.plan = plan
 
 
 class Creation:
@@ -59,14 +57,14 @@ class Creation:
         operations: Runner,
         store: Store,
         images: Images,
-        registry: Registry,
+        networks: Networks,
         lookups: Lookups,
         cgroup_parent: str,
     ) -> None:
         self._operations = operations
         self._store = store
         self._images = images
-        self._registry = registry
+        self._networks = networks
         self._lookups = lookups
         self._cgroup_parent = cgroup_parent
         self._names: set[tuple[str, str]] = set()
@@ -77,7 +75,6 @@ class Creation:
                 _Create,
                 (
                     Step("snapshot", self._prepare, self._unprepare),
-                    Step("network", self._attach, self._detach),
                     Step("spec", self._build_spec),
                 ),
             )
@@ -116,7 +113,8 @@ class Creation:
         choice = await self._store.pin(*about, options.runtime)
         choose = self._store.choose
         snapshotter, _ = await choose("snapshotter", *about, options.snapshotter, runtime=choice.instance)
-        network, _ = await choose("network", *about, options.net, runtime=choice.instance)
+        default, _ = await choose("network", *about, runtime=choice.instance)
+        plan = await self._networks.plan(scope, options.name, wanted_of(options, default))
         unpacked = await self._images.unpack(scope, image.name, snapshotter)
         looked = time.perf_counter()
         config = decode_config(unpacked.config, unpacked.config_digest)
@@ -131,11 +129,11 @@ class Creation:
             choice=choice,
         )
         stop_signal = signal_number(config.config.stop_signal)
-        building = self._building[key] = _Building(scope, options, config, container)
-        state = _Create(*key, snapshotter, container.snapshot_key, unpacked.chain_id, network)
+        building = self._building[key] = _Building(scope, options, config, container, plan)
+        state = _Create(*key, snapshotter, container.snapshot_key, unpacked.chain_id)
 
         def record(tx: Transaction) -> Container:
-            tx.put(RUNS, RunRow(*key, options, network, state.network_result, stop_signal=stop_signal, pending=pending))
+            tx.put(RUNS, RunRow(*key, options, plan.networks, stop_signal=stop_signal, pending=pending))
             return self._store.containers.insert(tx, scope, building.container)
 
         try:
@@ -170,33 +168,28 @@ class Creation:
         except NotFound:
             pass
 
-    async def _attach(self, state: _Create) -> None:
-        network = await self._registry.require("networks", state.network)
-        building = self._building[state.namespace, state.id]
-        about = NetworkInfo(state.network)
-        await self._registry.hooks.notify("before_attach", container=building.container.info, network=about)
-        building.network = await network.attach(attachment(state))
-        state.network_result = building.network.result
-        about = NetworkInfo(state.network, netns=building.network.netns, addresses=building.network.addresses)
-        await self._registry.hooks.notify("after_attach", container=building.container.info, network=about)
-
-    async def _detach(self, state: _Create) -> None:
-        network = await self._registry.require("networks", state.network)
-        await network.detach(attachment(state), state.network_result)
-
     async def _build_spec(self, state: _Create) -> None:
         building = self._building[state.namespace, state.id]
         scope = Scope(state.namespace)
         cgroup = os.path.join("/", self._cgroup_parent, state.namespace, state.id)
         mounts = await self._store.snapshots.mounts(scope, state.snapshotter, state.snapshot)
         async with self._lookups.open(mounts) as rootfs:
-            spec = run_spec(building.options, building.config, building.network, cgroup, rootfs)
+            spec = run_spec(building.options, building.config, building.plan, cgroup, rootfs)
         building.container = msgspec.structs.replace(building.container, spec=spec)
 
 
-def attachment(of: _Create | RunRow) -> Attachment:
-    """How a container's place in its network is named."""
-    return Attachment(f"{of.namespace}/{of.id}", of.namespace, of.id, of.network)
+def wanted_of(options: RunOptions, default: str, networks: tuple[str, ...] = ()) -> Wanted:
+    """What a container wants of networks; `networks` are the names where they are known already."""
+    named = (options.net,) if isinstance(options.net, str) else options.net
+    return Wanted(
+        networks=networks or tuple(filter(None, named)),
+        default=default,
+        ports=options.ports,
+        addresses=options.ips,
+        mac=options.mac,
+        dns=options.dns,
+        hostname=options.hostname,
+    )
 
 
 def _taken(scope: Scope, name: str) -> AlreadyExists:

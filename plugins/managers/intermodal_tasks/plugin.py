@@ -33,6 +33,7 @@ class TasksManager(Tasks):
 
     def __init__(self, context: Context[Config]) -> None:
         store = context.get("managers", "store")
+        networks = context.get("managers", "networks")
         state = context.state_dir()
         state.chmod(0o711)  # a container in a user namespace goes through it to its root file system
         super().__init__(store, context.registry, context.events, state / "bundles")
@@ -41,7 +42,7 @@ class TasksManager(Tasks):
             self.operations,
             store,
             context.get("managers", "images"),
-            context.registry,
+            networks,
             self._lookups,
             context.config.cgroup_parent,
         )
@@ -49,6 +50,7 @@ class TasksManager(Tasks):
             self,
             store,
             creation,
+            networks,
             context.registry,
             self._lookups,
             context.root_dir() / "logs",
@@ -74,5 +76,5 @@ class TasksManager(Tasks):
 plugin = Plugin(
     factory=TasksManager,
     config=Config,
-    requires=("managers.store", "managers.images"),
+    requires=("managers.store", "managers.images", "managers.networks"),
 )

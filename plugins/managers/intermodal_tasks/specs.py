@@ -13,9 +13,9 @@ from typing import Any
 
 import msgspec
 from intermodal_core.contracts.common import Mount
+from intermodal_core.contracts.managers.networks import Plan
 from intermodal_core.contracts.managers.store import AnyValue
 from intermodal_core.contracts.managers.tasks import RunOptions
-from intermodal_core.contracts.networks import AttachResult
 from intermodal_core.errors import InvalidArgument
 from intermodal_core.syscalls import MNT_DETACH, umount
 from intermodal_oci.model import ImageConfig
@@ -68,10 +68,9 @@ class Lookups:
             point.rmdir()
 
 
-def run_spec(
-    options: RunOptions, config: ImageConfig, network: AttachResult, cgroup: str, rootfs: str | None
-) -> AnyValue:
+def run_spec(options: RunOptions, config: ImageConfig, plan: Plan, cgroup: str, rootfs: str | None) -> AnyValue:
     """The spec as clients store it: JSON behind its type URL."""
+    own = {mount.target for mount in options.mounts}
     spec: dict[str, Any] = build_spec(
         SpecOptions(
             image_config=config,
@@ -84,8 +83,9 @@ def run_spec(
             terminal=options.terminal,
             rootfs=rootfs,
             readonly=options.readonly,
-            network=network.netns if network.mode == "path" else network.mode,
-            mounts=tuple(
+            network=plan.netns if plan.mode == "path" else plan.mode,
+            mounts=tuple(mount for mount in plan.mounts if mount.target not in own)
+            + tuple(
                 Mount("bind", mount.source, ("rbind", "ro" if mount.readonly else "rw"), mount.target)
                 for mount in options.mounts
             ),

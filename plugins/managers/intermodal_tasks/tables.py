@@ -36,8 +36,7 @@ class RunRow(msgspec.Struct, frozen=True):
     namespace: str
     id: str
     options: RunOptions
-    network: str
-    network_result: bytes = b""
+    networks: tuple[str, ...] = ()
     stop_signal: int = 15
     pending: bool = False
     started_at: int = 0

@@ -31,7 +31,7 @@ def view(record: Container, row: RunRow | None, state: ProcessState | None) -> C
         exit_code=exit_code,
         runtime=record.choice.instance if record.choice else record.runtime,
         snapshotter=record.snapshotter,
-        network=row.network if row else "",
+        network=",".join(row.networks) if row else "",
         created_at=record.created_at,
         started_at=row.started_at if row else 0,
         exited_at=exited_at,

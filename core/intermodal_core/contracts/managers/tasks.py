@@ -12,7 +12,9 @@ from typing import Any, Literal, Protocol
 import msgspec
 
 from intermodal_core.contracts.common import Mount
+from intermodal_core.contracts.managers.networks import AttachmentView
 from intermodal_core.contracts.managers.store import AnyValue, Container, Scope
+from intermodal_core.contracts.networks import PortMapping
 from intermodal_core.contracts.runtimes import Exit, ProcessState, Stdio
 
 __all__ = [
@@ -80,13 +82,17 @@ class BindMount(msgspec.Struct, frozen=True):
 class RunOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """`imod run`. Memory in bytes (0: no limit), cpus in cores (0: no limit).
 
-    `pull` is when the image is pulled: where it is not here, each time, or never.
+    `net` is one network's name, or several. `pull` is when the image is pulled: where it is not here, each time, or never.
     """
 
     image: str
     args: tuple[str, ...] = ()
     name: str = ""
-    net: str = ""
+    net: tuple[str, ...] | str = ()
+    ports: tuple[PortMapping, ...] = ()
+    ips: tuple[str, ...] = ()
+    mac: str = ""
+    dns: tuple[str, ...] = ()
     runtime: str = ""
     snapshotter: str = ""
     env: tuple[str, ...] = ()
@@ -165,6 +171,17 @@ class Composite(Protocol):
     async def resume(self, scope: Scope, container: str) -> None: ...
     async def remove(self, scope: Scope, container: str, force: bool = False) -> None:
         """Delete task, snapshot, record and log. Raises FailedPrecondition when it runs and `force` is false."""
+
+    async def connect(
+        self, scope: Scope, container: str, network: str, addresses: tuple[str, ...] = ()
+    ) -> AttachmentView | None:
+        """Put a container into one more network, now where it runs (what came of it), and at each start."""
+
+    async def disconnect(self, scope: Scope, container: str, network: str) -> None:
+        """Take a container out of a network. Raises NotFound, FailedPrecondition for its last one."""
+
+    async def networks_wanted(self) -> set[str]:
+        """The networks that containers of any namespace are in when they run."""
 
     async def select(self, scope: Scope, all: bool = False) -> list[ContainerView]: ...
     async def get(self, scope: Scope, container: str) -> ContainerView:

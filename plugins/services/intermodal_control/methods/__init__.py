@@ -11,13 +11,23 @@ from intermodal_control.methods.containers import ContainerMethods
 from intermodal_control.methods.daemon import DaemonMethods
 from intermodal_control.methods.events import EventMethods
 from intermodal_control.methods.images import ImageMethods
+from intermodal_control.methods.networks import NetworkMethods
 from intermodal_control.methods.plugins import PluginMethods
 from intermodal_control.methods.storage import StorageMethods
 from intermodal_control.server import Method
 
 __all__ = ["ROOMS", "methods"]
 
-ROOMS = (DaemonMethods, PluginMethods, ConfigMethods, EventMethods, ImageMethods, ContainerMethods, StorageMethods)
+ROOMS = (
+    DaemonMethods,
+    PluginMethods,
+    ConfigMethods,
+    EventMethods,
+    ImageMethods,
+    ContainerMethods,
+    NetworkMethods,
+    StorageMethods,
+)
 
 
 def methods(context: Context[Any]) -> dict[str, Method]:
