@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sqlite3
+import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import closing
@@ -46,6 +48,7 @@ def differences(daemon: PrivateDaemon, *, client: bool = False) -> Iterator[str]
         yield from (f"the container {key} has no run" for key in sorted(containers - runs))
     yield from _extra("log", _below(daemon.root / "managers/tasks/logs") - runs)
     yield from _tasks(daemon, tasks)
+    yield from _networks(daemon)
     yield from _snapshots(daemon, rows["snapshots"])
     if not client:
         used = {row["snapshot_key"] for row in rows["containers"]}
@@ -66,11 +69,64 @@ def records(daemon: PrivateDaemon, table: str) -> list[dict[str, Any]]:
     return [msgspec.msgpack.decode(row[-1]) for row in found]
 
 
+def _namespaces(daemon: PrivateDaemon) -> set[Path]:
+    return set((daemon.state / "managers/networks/netns").glob("*"))
+
+
+def _networks(daemon: PrivateDaemon) -> Iterator[str]:
+    """Attachments, each with a namespace, a record of the chain, leases and a link, and none of these without one."""
+    rows = records(daemon, "attachments")
+    yield from (
+        f"the attachment of {row['container']} to {row['network']} is {row['state']}"
+        for row in rows
+        if row["state"] != "attached"
+    )
+    owners = {f"{row['namespace']}__{row['container']}" for row in rows}
+    yield from _both("attached container", owners, "namespace", {path.name for path in _namespaces(daemon)})
+    yield from _extra(
+        "directory of hosts files", {f"{a}__{b}" for a, b in _below(daemon.state / "managers/networks/etc")} - owners
+    )
+    cni = daemon.root / "networks/cni"
+    mine = {(row["network"], f"{row['namespace']}__{row['container']}", row["attachment"]["interface"]) for row in rows}
+    results = [json.loads(path.read_text()) for path in (cni / "results").glob("*")]
+    yield from _both(
+        "attachment", mine, "record of CNI", {(r["networkName"], r["containerId"], r["ifName"]) for r in results}
+    )
+    leases = [
+        (path.parent.name, *path.read_text().split())
+        for path in (cni / "leases").glob("*/*")
+        if not path.name.startswith(("lock", "last_"))
+    ]
+    yield from _both("attachment", mine, "lease", set(leases))
+    if len(leases) != len(set(leases)):
+        yield f"an attachment has several leases: {leases}"
+    rules = subprocess.run(["nft", "list", "ruleset"], capture_output=True, text=True, check=False).stdout
+    elements = {tuple(words.split()) for words in re.findall(r'comment "([^"]*)"', rules) if daemon.namespace in words}
+    yield from _extra("element of nftables", elements - mine)
+    names = {path.stem.removeprefix("10-") for path in (cni / "net.d").glob("*.conflist")}
+    bridges = {plugin["bridge"] for name in names for plugin in _plugins(cni / "net.d", name) if "bridge" in plugin}
+    ports = [line for bridge in bridges for line in _ports(bridge)]
+    if len(ports) != len(mine):
+        yield f"{len(ports)} links on the bridges {sorted(bridges)} for {len(mine)} attachments"
+
+
+def _ports(bridge: str) -> list[str]:
+    done = subprocess.run(["ip", "-o", "link", "show", "master", bridge], capture_output=True, text=True, check=False)
+    return done.stdout.splitlines()
+
+
+def _plugins(directory: Path, name: str) -> list[dict[str, Any]]:
+    for path in directory.glob(f"*{name}.conflist"):
+        plugins: list[dict[str, Any]] = json.loads(path.read_text())["plugins"]
+        return plugins
+    return []
+
+
 def _tasks(daemon: PrivateDaemon, tasks: dict[tuple[str, str], dict[str, Any]]) -> Iterator[str]:
     """Bundles, mounts, cgroups, sockets and the runtime's state, each for a task; processes, each below a task's shim."""
     running = {key for key, row in tasks.items() if row["exit"] is None}
     held = _below(daemon.state / "runtimes/runc/runc")
-    mounts = set(daemon._mounts())
+    mounts = set(daemon._mounts()) - {str(path) for path in _namespaces(daemon)}
     roots = {key for key in tasks if f"{tasks[key]['bundle']}/rootfs" in mounts}
     yield from _both("task", set(tasks), "bundle", _below(daemon.state / "managers/tasks/bundles"))
     yield from _extra("mount", mounts - {f"{tasks[key]['bundle']}/rootfs" for key in roots})

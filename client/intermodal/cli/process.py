@@ -71,7 +71,7 @@ def _add_container(parser: Parser) -> None:
         metavar="NAME",
         action="append",
         default=[],
-        help="network (imod network ls); repeatable, as --ip --mac --dns",
+        help="network (imod network ls); also --ip --mac --dns",
     )
     add(
         "-p",

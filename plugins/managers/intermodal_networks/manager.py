@@ -357,7 +357,9 @@ class Attachments:
         return [row.view() for row in rows if network in ("", row.network)]
 
     async def close(self) -> None:
-        """Stop trying; what is owed stays recorded."""
+        """End what is being undone, as far as that goes within a while, and stop trying; what is owed stays recorded."""
+        if self._releasing:
+            await asyncio.wait(list(self._releasing.values()), timeout=_GIVE_BACK / 2)
         await self._background.cancel()
 
     # Small things.

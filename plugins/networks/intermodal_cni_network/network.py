@@ -171,10 +171,13 @@ class CniNetwork:
         return tuple(sorted(views, key=lambda view: view.name != default or bool(view.error)))
 
     def _make_default(self) -> None:
-        """Our own directory, with a list that works, at its first use."""
-        if not self._lists.own.is_dir():
-            with self._changing:
-                write(self._lists.own, default_list(self._root, self._leases), "10-")
+        """Our own directory, with a list that works, at its first use: whole or not at all."""
+        own = self._lists.own
+        with self._changing:
+            if not own.is_dir():
+                new = own.with_name(f".{own.name}.new")
+                write(new, default_list(self._root, self._leases), "10-")
+                new.rename(own)
 
     def create(self, spec: NetworkSpec) -> NetworkView:
         """Write a list of our own."""
