@@ -25,9 +25,12 @@ def add_arguments(command: str, parser: Parser) -> None:
         if command == "run":
             parser.add_argument("--rm", action="store_true", help="remove the container when it ends")
             parser.add_argument(
-                "-d", "--detach", action="store_true", help="print the container's name and leave it running"
+                "-d",
+                "--detach",
+                action="store_true",
+                help="print its name, leave it running; --timings: what the start took",
             )
-            parser.add_argument("--timings", action="store_true", help="show on stderr what the start took")
+            parser.add_argument("--timings", action="store_true", help=SUPPRESS)
         _add_container(parser)
         _add_process(parser)
         parser.add_argument("image", metavar="IMAGE", help=SUPPRESS)
