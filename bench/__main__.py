@@ -36,6 +36,7 @@ MEASUREMENTS: dict[str, Callable[[Bench], list[Figure]]] = {
     "discovery": discovery.discovery,
     "events": bus.events,
     "memory": memory.thirty,
+    "memory-100": memory.hundred,
     "pull": pull.pull,
     "end": memory.afterwards,
 }

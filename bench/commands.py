@@ -15,7 +15,7 @@ _numbers = count()
 
 def ctr_run(bench: Bench) -> list[Figure]:
     """`ctr run --rm IMAGE NAME true`, the same ctr on each."""
-    figure = Figure("ctr run --rm", "ms", targets={bench.reference: 0.95})
+    figure = Figure("ctr run --rm", "ms", targets={bench.reference: 0.90})
     take_turns(figure, {peer.name: timed(partial(_ctr, peer)) for peer in bench.peers}, bench.rounds)
     return [figure]
 

@@ -1,17 +1,18 @@
-"""Resident memory: the daemon with nothing to do, and what thirty containers cost."""
+"""Resident memory: the daemon with nothing to do, and what thirty and a hundred containers cost."""
 
 from __future__ import annotations
 
 import re
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from bench.cycle import Cycle
 from bench.figures import Figure
 from bench.measuring import Bench
-from bench.peers import end_containers
+from bench.peers import Peer, end_containers
 
-_CONTAINERS = 30
 _SETTLE = 2.0
 
 
@@ -28,26 +29,45 @@ def idle(bench: Bench) -> list[Figure]:
 
 def thirty(bench: Bench) -> list[Figure]:
     """With thirty idle containers: a shim's share, and that of everything but the containers themselves."""
-    shim = Figure(f"shim at {_CONTAINERS} containers, PSS", "MB", targets={bench.reference: 0.6})
-    private = Figure(f"shim at {_CONTAINERS} containers, private", "MB")
-    resident = Figure(f"shim at {_CONTAINERS} containers, RSS", "MB")
-    whole = Figure(f"daemon, its children, {_CONTAINERS} shims, PSS", "MB", targets={bench.reference: 0.6})
+    shim = Figure("shim at 30 containers, PSS", "MB", targets={bench.reference: 0.5})
+    private = Figure("shim at 30 containers, private", "MB")
+    resident = Figure("shim at 30 containers, RSS", "MB")
+    whole = _whole(30, bench)
     for peer in bench.peers:
-        cycle = Cycle(peer)
-        pids = [cycle.start("sleep", "86400")[1] for _ in range(_CONTAINERS)]
-        time.sleep(_SETTLE)
-        # Whatever the daemon: a shim is the parent of its container's first process.
-        shims = {_parent(pid) for pid in pids}
-        if len(shims) != _CONTAINERS or peer.pid in shims:
-            raise RuntimeError(f"{len(shims)} processes are the parents of {_CONTAINERS} containers on {peer.name}")
-        others = {peer.pid, *_children(peer.pid)} - shims
-        shares = [_pss(pid) for pid in shims]
-        shim.add(peer.name, *(share / 1000 for share in shares))
-        private.add(peer.name, *(_private(pid) / 1000 for pid in shims))
-        resident.add(peer.name, *(_kilobytes(Path(f"/proc/{pid}/status"), "VmRSS") / 1000 for pid in shims))
-        whole.add(peer.name, (sum(shares) + sum(_pss(pid) for pid in others)) / 1000)
-        end_containers(peer)
+        with _idle_containers(peer, 30) as (shims, others):
+            shares = [_pss(pid) for pid in shims]
+            shim.add(peer.name, *(share / 1000 for share in shares))
+            private.add(peer.name, *(_private(pid) / 1000 for pid in shims))
+            resident.add(peer.name, *(_kilobytes(Path(f"/proc/{pid}/status"), "VmRSS") / 1000 for pid in shims))
+            whole.add(peer.name, (sum(shares) + sum(_pss(pid) for pid in others)) / 1000)
     return [shim, private, resident, whole]
+
+
+def hundred(bench: Bench) -> list[Figure]:
+    """With a hundred idle containers: everything but the containers themselves."""
+    whole = _whole(100, bench)
+    for peer in bench.peers:
+        with _idle_containers(peer, 100) as (shims, others):
+            whole.add(peer.name, sum(_pss(pid) for pid in shims | others) / 1000)
+    return [whole]
+
+
+def _whole(containers: int, bench: Bench) -> Figure:
+    return Figure(f"daemon, its children, {containers} shims, PSS", "MB", targets={bench.reference: 0.6})
+
+
+@contextmanager
+def _idle_containers(peer: Peer, count: int) -> Iterator[tuple[set[int], set[int]]]:
+    """So many containers that sleep: their shims, and the daemon with its other children."""
+    cycle = Cycle(peer)
+    pids = [cycle.start("sleep", "86400")[1] for _ in range(count)]
+    time.sleep(_SETTLE)
+    # Whatever the daemon: a shim is the parent of its container's first process.
+    shims = {_parent(pid) for pid in pids}
+    if len(shims) != count or peer.pid in shims:
+        raise RuntimeError(f"{len(shims)} processes are the parents of {count} containers on {peer.name}")
+    yield shims, {peer.pid, *_children(peer.pid)} - shims
+    end_containers(peer)
 
 
 def afterwards(bench: Bench) -> list[Figure]:

@@ -22,6 +22,7 @@ from typing import TypeVar
 
 import msgspec
 
+from intermodal_core.background import Background
 from intermodal_core.contracts.metadata import MetadataStore, Table, Transaction
 from intermodal_core.errors import IntermodalError, Internal
 from intermodal_core.events import EventBus
@@ -67,6 +68,7 @@ class Outbox:
         self._published: set[_Key] = set()  # published, and the row is still there
         self._removal: asyncio.Task[None] | None = None
         self._full = asyncio.Event()
+        self._deciding = Background(self._log)
 
     async def write(self, fn: Callable[[Transaction], T]) -> T:
         """As the store's `write`; what `fn` emitted is published after the commit, in the order of the commits.
@@ -82,9 +84,16 @@ class Outbox:
             finally:
                 self._emitted = None
 
-        work = asyncio.ensure_future(self._store.write(collecting))
-        work.add_done_callback(partial(self._written, emitted))
-        return await asyncio.shield(work)
+        try:
+            result = await self._store.write(collecting)
+        except asyncio.CancelledError:
+            self._deciding.begin(self._find_out(emitted))
+            raise
+        except BaseException:
+            self._written(emitted, committed=False)
+            raise
+        self._written(emitted, committed=True)
+        return result
 
     def emit(self, tx: Transaction, namespace: str, topic: str, type_url: str, data: bytes) -> str:
         """Publish this if, and after, the transaction commits. Returns the event's id.
@@ -98,8 +107,19 @@ class Outbox:
         tx.put(self._table, row)
         return row.id
 
-    def _written(self, emitted: list[_Row], work: asyncio.Future[T]) -> None:
-        committed = not work.cancelled() and work.exception() is None
+    async def _find_out(self, emitted: list[_Row]) -> None:
+        """What came of a write that nobody awaits any more: it is decided when a later one is."""
+
+        def there(tx: Transaction) -> bool:
+            return any(tx.get(self._table, row.epoch, row.number) is not None for row in emitted)
+
+        committed = False
+        try:
+            committed = await self._store.write(there)
+        finally:
+            self._written(emitted, committed)
+
+    def _written(self, emitted: list[_Row], committed: bool) -> None:
         for row in emitted:
             self._decided[row.number] = row if committed else None
         # A write that was committed later may be heard of first.
@@ -132,6 +152,7 @@ class Outbox:
         await self._settle()
 
     async def _settle(self) -> None:
+        await self._deciding.settled()
         self._full.set()
         self._begin_removal()
         if self._removal is not None:

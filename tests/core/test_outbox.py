@@ -7,6 +7,7 @@ import random
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
@@ -217,5 +218,36 @@ def test_killed_between_commit_and_publish(tmp_path: Path) -> None:
         assert len(told) == len(set(told)) == len({event.id for event in events})
         assert [name for name in told if name in set(committed)] == committed
         await house.close()
+
+    run(main)
+
+
+@pytest.mark.parametrize("fail", [False, True])
+def test_a_caller_that_gives_up_does_not_keep_others_waiting(tmp_path: Path, fail: bool) -> None:
+    """What became of its write is found out: it is told if it committed, and what was written after it is told either way."""
+
+    async def main() -> None:
+        house = House(tmp_path)
+        subscription = house.bus.subscribe()
+        begun, go_on = threading.Event(), threading.Event()
+
+        def change(tx: Transaction) -> None:
+            begun.set()
+            go_on.wait(30)
+            house.outbox.emit(tx, "ns", "/t", "url", b"given up")
+            if fail:
+                raise ValueError
+
+        writing = asyncio.create_task(house.outbox.write(change))
+        await asyncio.to_thread(begun.wait, 30)
+        writing.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await writing
+        go_on.set()
+        await house.add("after")
+        expected = [b"after"] if fail else [b"given up", b"after"]
+        assert [(await anext(subscription)).data for _ in expected] == expected
+        await house.close()
+        assert house.bus.newest == len(expected)
 
     run(main)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import secrets
+from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from graphlib import TopologicalSorter
 from pathlib import Path
@@ -35,6 +36,8 @@ __all__ = ["Snapshots"]
 log = logging.getLogger("intermodal.snapshots")
 
 _TARGET = "containerd.io/snapshot.ref"
+#: Snapshots whose mounts are kept.
+_REMEMBERED = 256
 _FOR_BACKEND = "containerd.io/snapshot/"
 
 
@@ -44,6 +47,8 @@ class Snapshots:
     def __init__(self, store: Store) -> None:
         self._store = store
         self._reconciled: set[str] = set()
+        #: The mounts of what was made lately, by object, with the backend that said so: clients ask for them again at once.
+        self._mounts: OrderedDict[str, tuple[Any, list[Mount]]] = OrderedDict()
 
     async def _backend(self, scope: Scope, snapshotter: str) -> tuple[str, Any]:
         """The name and the ready backend; what a crash left in it is settled before its first use."""
@@ -165,6 +170,9 @@ class Snapshots:
         except BaseException:
             self._store.later(self._unmake(name, object))
             raise
+        self._mounts[object] = (backend.instance, mounts)
+        if len(self._mounts) > _REMEMBERED:
+            self._mounts.popitem(last=False)
         return mounts
 
     def _protect(self, tx: Transaction, scope: Scope, snapshotter: str, key: str, made: bool = True) -> None:
@@ -271,6 +279,9 @@ class Snapshots:
         """The mounts of an active snapshot or a view."""
         name, backend = await self._backend(scope, snapshotter)
         row = await self._store.read(lambda tx: _get(tx, scope.namespace, name, key))
+        known = self._mounts.get(row.object)
+        if known is not None and known[0] is backend.instance and not row.becomes:
+            return known[1]
         return await backend.mounts(row.object)  # type: ignore[no-any-return]
 
     async def stat(self, scope: Scope, snapshotter: str, key: str) -> SnapshotInfo:
