@@ -14,6 +14,7 @@ from bench.measuring import Bench
 from bench.peers import Peer, end_containers
 
 _SETTLE = 2.0
+_EVERYTHING = "daemon, its children, {} shims, PSS"
 
 
 def idle(bench: Bench) -> list[Figure]:
@@ -32,7 +33,7 @@ def thirty(bench: Bench) -> list[Figure]:
     shim = Figure("shim at 30 containers, PSS", "MB", targets={bench.reference: 0.5})
     private = Figure("shim at 30 containers, private", "MB")
     resident = Figure("shim at 30 containers, RSS", "MB")
-    whole = _whole(30, bench)
+    whole = Figure(_EVERYTHING.format(30), "MB")
     for peer in bench.peers:
         with _idle_containers(peer, 30) as (shims, others):
             shares = [_pss(pid) for pid in shims]
@@ -45,15 +46,11 @@ def thirty(bench: Bench) -> list[Figure]:
 
 def hundred(bench: Bench) -> list[Figure]:
     """With a hundred idle containers: everything but the containers themselves."""
-    whole = _whole(100, bench)
+    whole = Figure(_EVERYTHING.format(100), "MB", targets={bench.reference: 0.6})
     for peer in bench.peers:
         with _idle_containers(peer, 100) as (shims, others):
             whole.add(peer.name, sum(_pss(pid) for pid in shims | others) / 1000)
     return [whole]
-
-
-def _whole(containers: int, bench: Bench) -> Figure:
-    return Figure(f"daemon, its children, {containers} shims, PSS", "MB", targets={bench.reference: 0.6})
 
 
 @contextmanager
