@@ -1,0 +1,1 @@
+"""Copies for containers that have a limit, and a hook that tells them of it."""
