@@ -15,7 +15,6 @@ from intermodal_core.syscalls import MNT_DETACH, umount
 from tests.daemon.test_crash import (
     PATIENT,
     SECONDS,
-    Mortal,
     Scenario,
     absent_or_whole,
     every_step,
@@ -28,6 +27,7 @@ from tests.daemon.test_crash import (
     stopping,
 )
 from tests.harness.images import Built
+from tests.harness.mortal import Mortal
 from tests.harness.waiting import until
 from tests.harness.world import records, settled
 
