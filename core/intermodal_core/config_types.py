@@ -13,7 +13,7 @@ import msgspec
 
 from intermodal_core.config_lines import KeyPath
 
-__all__ = ["documentation", "explain", "nearest", "unknown_keys"]
+__all__ = ["explain", "nearest", "unknown_keys"]
 
 _WORDS = {
     "object": "table",
@@ -34,15 +34,6 @@ def nearest(name: str, names: Iterable[str]) -> str:
     if close:
         return f'did you mean "{close[0]}"?'
     return f"there are: {', '.join(names)}" if names else "there are none"
-
-
-def documentation(annotation: Any) -> str:
-    """The description that `Annotated[T, msgspec.Meta(description=...)]` carries."""
-    if get_origin(annotation) is Annotated:
-        for meta in get_args(annotation)[1:]:
-            if isinstance(meta, msgspec.Meta) and meta.description:
-                return meta.description
-    return ""
 
 
 def unknown_keys(data: Any, annotation: Any, path: KeyPath = ()) -> Iterator[tuple[KeyPath, list[str]]]:

@@ -15,9 +15,10 @@ import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from intermodal.cli.config_default import default_text
 from intermodal_core.config import Config, Core, load
 from intermodal_core.config_lines import dotted, line_of
-from intermodal_core.config_text import default_text, toml
+from intermodal_core.config_text import toml
 from intermodal_core.errors import IntermodalError, Internal, InvalidArgument, NotFound
 from intermodal_core.plugin import Plugin
 

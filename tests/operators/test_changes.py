@@ -11,6 +11,7 @@ from pathlib import Path
 
 from tests.harness.daemon import PrivateDaemon
 from tests.harness.images import NAME, Built
+from tests.harness.site import install
 from tests.harness.waiting import until
 from tests.harness.wheels import Environment, wheel
 from tests.operators.test_rules import configure, daemon_with, inspect
@@ -148,3 +149,62 @@ def test_a_plugin_installed_while_the_daemon_serves(tmp_path: Path, busybox: Bui
         assert "networks.still" not in states(daemon)
         environment.uninstall("quiet-dist")
         assert daemon.imod("plugins", "rescan", check=True).stdout == "networks.quiet is gone\n"
+
+
+def test_every_backend_that_is_in_use_can_be_replaced(busybox: Built) -> None:
+    with daemon_with("", busybox) as daemon:
+        daemon.imod("run", "-d", "--name", "c", NAME, "sleep", "600", check=True)
+        for plugin in (row for row, state in states(daemon).items() if state == "ready"):
+            done = daemon.imod("plugins", "reload", plugin)
+            if plugin.startswith(("managers.", "services.", "metadata.")):
+                assert "restart the daemon, which touches no container" in done.stderr
+            else:
+                assert (done.returncode, done.stdout, done.stderr) == (0, f"{plugin}\n", "")
+        assert daemon.imod("exec", "c", "echo", "x", check=True).stdout == "x\n"
+        assert daemon.imod("run", "--rm", "--snapshotter", "native", NAME, "echo", "y", check=True).stdout == "y\n"
+        daemon.imod("stop", "-t", "0", "c", check=True)
+        daemon.imod("start", "c", check=True)
+        daemon.imod("rm", "-f", "c", check=True)
+        daemon.imod("images", "import", str(busybox.path), check=True)
+
+
+def test_a_backend_moves_into_a_process_and_back(busybox: Built) -> None:
+    with daemon_with("", busybox) as daemon:
+        daemon.imod("run", "--rm", "--snapshotter", "native", NAME, "true", check=True)
+        for isolation in ("process", "thread"):
+            configure(daemon, f'[snapshotters.native]\nisolation = "{isolation}"\n')
+            assert daemon.imod("config", "reload", check=True).stdout == "[snapshotters.native]\n"
+            assert daemon.imod("run", "--rm", "--snapshotter", "native", NAME, "echo", "x", check=True).stdout == "x\n"
+
+
+HOOK = """
+import msgspec
+from intermodal_core.hooks import hookimpl
+from intermodal_core.plugin import Plugin
+
+class Config(msgspec.Struct, forbid_unknown_fields=True):
+    words: str = "old"
+
+class Adds:
+    def __init__(self, words): self.words = words
+
+    @hookimpl
+    def adjust_spec(self, spec):
+        spec["process"]["env"].append(f"WORDS={self.words}")
+        return spec
+
+plugin = Plugin(factory=lambda context: Adds(context.config.words), config=Config)
+"""
+
+
+def test_a_plugin_of_hooks_gets_new_options(tmp_path: Path, busybox: Built) -> None:
+    with PrivateDaemon(start=False) as daemon:
+        daemon.start(install(tmp_path, "hooks", "adds", HOOK))
+        daemon.imod("images", "import", str(busybox.path), check=True)
+        say = ["run", "--rm", NAME, "sh", "-c", "echo $WORDS"]
+        assert daemon.imod(*say, check=True).stdout == "old\n"
+        configure(daemon, '[hooks.adds]\nwords = "new"\n')
+        assert daemon.imod("config", "reload", check=True).stdout == "[hooks.adds]\n"
+        assert daemon.imod(*say, check=True).stdout == "new\n"
+        configure(daemon, "[hooks.adds]\nenabled = false\n")
+        assert daemon.imod("config", "reload", check=True).stdout.startswith(RESTART)

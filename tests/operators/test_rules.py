@@ -246,4 +246,6 @@ def test_a_mistake_stops_the_start_and_permissive_lets_it_pass(config: str, word
         daemon._arguments.append("--permissive")
         daemon.start()
         assert words in daemon.log.read_text()
+        shown = daemon.imod("config", "show", check=True).stdout
+        assert any(line.startswith("# not heeded: ") and words in line for line in shown.splitlines())
         daemon.ctr("version", check=True)

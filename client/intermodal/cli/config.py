@@ -53,7 +53,8 @@ def add_arguments(command: str, parser: Parser) -> None:
 
 def _default(session: Session, options: argparse.Namespace) -> int:
     from intermodal_core.config import Core
-    from intermodal_core.config_text import default_text
+
+    from intermodal.cli.config_default import default_text
 
     kinds, plugins = installed()
     opt_in = [kind.name for kind in kinds if kind.opt_in]

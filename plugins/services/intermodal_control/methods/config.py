@@ -49,7 +49,9 @@ class ConfigMethods(Room):
         plugins = {
             (record.kind, record.name): record.plugin for record in records if record.plugin and not record.isolated
         }
-        return self._registry.config.dump(params.origin, plugins)
+        config = self._registry.config
+        warnings = [f"# not heeded: {warning}\n" for warning in config.warnings]
+        return "".join(warnings) + config.dump(params.origin, plugins)
 
     async def _explain(self, call: Call) -> Any:
         params = call.params(Explain)
