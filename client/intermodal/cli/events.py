@@ -24,12 +24,12 @@ def add_arguments(command: str, parser: Parser) -> None:
     add = parser.add_argument
     group = parser.add_mutually_exclusive_group()
     group.add_argument(
-        "--since", metavar="WHEN", type=moment, help="first those since 10m ago, or 2026-01-31T12:00Z, that are kept"
+        "--since", metavar="WHEN", type=moment, help="first those kept since 10m ago, or 2026-01-31T12:00Z"
     )
     group.add_argument("--cursor", metavar="N", type=int, help="first those after the event with this number")
     add("--filter", metavar="FILTER", action="append", default=[], help="such as topic~=/tasks/; of several any fits")
     add("-A", "--all-namespaces", action="store_true", help="of all namespaces")
-    add("--sinks", action="store_true", help="instead: where events are delivered to, and how far that is")
+    add("--sinks", action="store_true", help="instead: where events are delivered, and how far that is")
     add("-o", "--output", choices=("text", "json"), default="text", help="json: one object a line")
 
 
