@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from intermodal_policy.rules import Defaults
 
 from tests.harness.daemon import PrivateDaemon
 from tests.harness.images import NAME, Built
@@ -94,7 +95,7 @@ def test_rules_by_image_label_and_runtime_and_their_explanation(busybox: Built) 
             f"snapshotter: native\n  the rule 2 of {file}:5: native (counts)\n"
             "  the built-in default: overlayfs (comes too late)\n"
             f"network: none\n  named by the client: none (counts)\n  the rule 3 of {file}:8: host (comes too late)\n"
-            "  the built-in default: none (comes too late)\n"
+            f"  the built-in default: {Defaults().network} (comes too late)\n"
             "verification: off\n  the built-in default: off (counts)\n"
         )
 

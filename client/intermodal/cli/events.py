@@ -29,7 +29,7 @@ def add_arguments(command: str, parser: Parser) -> None:
     group.add_argument("--cursor", metavar="N", type=int, help="first those after the event with this number")
     add("--filter", metavar="FILTER", action="append", default=[], help="such as topic~=/tasks/; of several any fits")
     add("-A", "--all-namespaces", action="store_true", help="of all namespaces")
-    add("--sinks", action="store_true", help="instead: where events are delivered, and how far that is")
+    add("--sinks", action="store_true", help="instead: where events go, and how far that is")
     add("-o", "--output", choices=("text", "json"), default="text", help="json: one object a line")
 
 
