@@ -29,8 +29,11 @@ _BIND_MODES: Final = frozenset({"ro", "rw"})
 _PROPAGATIONS: Final = frozenset({"private", "rprivate", "slave", "rslave", "shared", "rshared"})
 
 
-def default_mounts(*, privileged: bool = False) -> list[dict[str, Any]]:
-    """The mounts of every container, in the runtime spec's form and in the order they are made."""
+def default_mounts(*, privileged: bool = False, foreign_network: bool = False) -> list[dict[str, Any]]:
+    """The mounts of every container, in the runtime spec's form and in the order they are made.
+
+    `foreign_network`: its network namespace is not of its user namespace, and then the kernel lets it mount no sysfs.
+    """
     access = "rw" if privileged else "ro"
     hard = ["nosuid", "noexec", "nodev"]
     return [
@@ -39,7 +42,9 @@ def default_mounts(*, privileged: bool = False) -> list[dict[str, Any]]:
         _mount("/dev/pts", "devpts", ["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"]),
         _mount("/dev/shm", "tmpfs", [*hard, "mode=1777", "size=65536k"], source="shm"),
         _mount("/dev/mqueue", "mqueue", hard),
-        _mount("/sys", "sysfs", [*hard, access]),
+        _mount("/sys", "bind", ["rbind", *hard, "ro"], source="/sys")
+        if foreign_network
+        else _mount("/sys", "sysfs", [*hard, access]),
         _mount("/sys/fs/cgroup", "cgroup", [*hard, "relatime", access]),
     ]
 

@@ -67,6 +67,8 @@ class SpecOptions(msgspec.Struct, frozen=True, kw_only=True):
     annotations: dict[str, str] = {}
     privileged: bool = False
     """All capabilities, no seccomp, nothing masked or read-only, every device."""
+    ids: tuple[tuple[int, int, int], ...] = ()
+    """Ranges of user and group ids, (in the container, on the host, how many), of a user namespace; () for none."""
     add_capabilities: tuple[str, ...] = ()
     drop_capabilities: tuple[str, ...] = ()
     seccomp: bool = True
@@ -181,12 +183,19 @@ def _user_as_spec(user: User) -> dict[str, Any]:
 def _mounts(options: SpecOptions) -> list[dict[str, Any]]:
     own = [mounts.as_spec(mount) for mount in options.mounts]
     targets = {mount["destination"] for mount in own}
-    usual = mounts.default_mounts(privileged=options.privileged)
+    foreign = bool(options.ids) and options.network != "new"
+    usual = mounts.default_mounts(privileged=options.privileged, foreign_network=foreign)
     return [mount for mount in usual if mount["destination"] not in targets] + own
 
 
 def _linux(options: SpecOptions, granted: list[str]) -> dict[str, Any]:
     linux: dict[str, Any] = {"namespaces": _namespaces(options.network), "resources": _resources(options)}
+    if options.ids:
+        linux["namespaces"].append({"type": "user"})
+        for key in ("uidMappings", "gidMappings"):
+            linux[key] = [
+                {"containerID": inside, "hostID": outside, "size": size} for inside, outside, size in options.ids
+            ]
     if options.cgroups_path:
         linux["cgroupsPath"] = options.cgroups_path
     if not options.privileged:

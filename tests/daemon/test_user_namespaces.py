@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
 from google.protobuf.any_pb2 import Any
 from intermodal_api.containerd.services import containers_pb2, snapshots_pb2, tasks_pb2
 
@@ -56,3 +57,20 @@ def test_root_in_the_container_is_nobody_on_the_host(tmp_path: Path) -> None:
         api.call(containers_pb2, "Delete", id="mapped")
         api.call(snapshots_pb2, "Remove", snapshotter="overlayfs", key="mapped")
         daemon.imod("rm", "model", check=True)
+
+
+@pytest.mark.parametrize("net", ["none", "host"])
+def test_imod_run_in_a_user_namespace(tmp_path: Path, net: str) -> None:
+    archive = busybox_layout(tmp_path / "busybox.tar")
+    with PrivateDaemon() as daemon:
+        daemon.imod("images", "import", str(archive.path), check=True)
+        run = ["run", "--rm", "--net", net, "--userns", "0:100000:65536"]
+        done = daemon.imod(*run, "busybox", "sh", "-c", f"{SCRIPT}; ls /sys")
+        assert done.returncode == 0, done.stderr
+        user, mapping, shared, new, *_ = done.stdout.splitlines()
+        assert (user, mapping.split(), shared, new) == ("0", ["0", "100000", "65536"], "0:0", "0:0")
+        assert "class" in done.stdout.splitlines()
+        other = daemon.imod(*run, "--snapshotter", "native", "busybox", "true")
+        assert "the snapshotter native cannot map ids" in other.stderr
+        assert "no mapping of ids" in daemon.imod("run", "--userns", "nonsense", "busybox", "true").stderr
+        assert daemon.imod("ps", "-a", "-q", check=True).stdout == ""

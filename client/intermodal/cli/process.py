@@ -28,7 +28,7 @@ def add_arguments(command: str, parser: Parser) -> None:
                 "-d",
                 "--detach",
                 action="store_true",
-                help="print its name, leave it running; --timings: what the start took",
+                help="print its name and leave it running; --timings",
             )
             parser.add_argument("--timings", action="store_true", help=SUPPRESS)
         _add_container(parser)
@@ -107,7 +107,8 @@ def _add_container(parser: Parser) -> None:
     add("--entrypoint", metavar="COMMAND", default=None, help='replace the image\'s entrypoint ("": none)')
     add("--label", metavar="K=V", action="append", default=[], type=values.label, help="add a label")
     add("--read-only", action="store_true", help="no writing to the image's files")
-    add("--privileged", action="store_true", help="all capabilities and devices")
+    add("--userns", metavar="RANGES", default="", help=SUPPRESS)
+    add("--privileged", action="store_true", help="all capabilities and devices; or --userns IDS")
 
 
 def run(session: Session, options: argparse.Namespace) -> int:
@@ -209,6 +210,7 @@ def _run_options(options: argparse.Namespace) -> dict[str, Any]:
         "labels": dict(options.label),
         "readonly": options.read_only,
         "privileged": options.privileged,
+        "userns": options.userns,
     }
     if options.entrypoint is not None:
         wanted["entrypoint"] = [options.entrypoint] if options.entrypoint else []

@@ -12,10 +12,12 @@ from intermodal_core.contracts.managers.networks import Networks, Plan, Wanted
 from intermodal_core.contracts.managers.store import Container, Image, Scope, Store
 from intermodal_core.contracts.managers.tasks import RunOptions
 from intermodal_core.contracts.metadata import Transaction
-from intermodal_core.errors import AlreadyExists, IntermodalError, InvalidArgument, NotFound
+from intermodal_core.errors import AlreadyExists, FailedPrecondition, IntermodalError, InvalidArgument, NotFound
+from intermodal_core.registry import Registry
 from intermodal_oci.model import ImageConfig, decode_config
 from intermodal_oci.references import validate_identifier
 from intermodal_operations import Operation, Runner, Step
+from intermodal_snapshots.idmapped import parse_mapping
 
 from intermodal_tasks.specs import Lookups, run_spec, signal_number
 from intermodal_tasks.tables import RUNS, RunRow
@@ -58,6 +60,7 @@ class Creation:
         store: Store,
         images: Images,
         networks: Networks,
+        registry: Registry,
         lookups: Lookups,
         cgroup_parent: str,
     ) -> None:
@@ -65,6 +68,7 @@ class Creation:
         self._store = store
         self._images = images
         self._networks = networks
+        self._registry = registry
         self._lookups = lookups
         self._cgroup_parent = cgroup_parent
         self._names: set[tuple[str, str]] = set()
@@ -113,6 +117,8 @@ class Creation:
         choice = await self._store.pin(*about, options.runtime)
         choose = self._store.choose
         snapshotter, _ = await choose("snapshotter", *about, options.snapshotter, runtime=choice.instance)
+        if options.userns:
+            await self._check_mapping(snapshotter, options.userns)
         default, _ = await choose("network", *about, runtime=choice.instance)
         plan = await self._networks.plan(scope, options.name, wanted_of(options, default))
         unpacked = await self._images.unpack(scope, image.name, snapshotter)
@@ -143,6 +149,16 @@ class Creation:
             del self._building[key]
         return stored, looked
 
+    async def _check_mapping(self, snapshotter: str, ranges: str) -> None:
+        parse_mapping(ranges)
+        await self._registry.require("snapshotters", snapshotter)
+        plugin = self._registry.find("snapshotters", snapshotter).plugin
+        if plugin is None or "remap-ids" not in plugin.capabilities:
+            raise FailedPrecondition(
+                f"the snapshotter {snapshotter} cannot map ids for a user namespace (it does not declare remap-ids): "
+                "choose another with --snapshotter"
+            )
+
     async def _image(self, scope: Scope, options: RunOptions) -> Image:
         """The image that the options name, pulled where they say so."""
         request = PullRequest(name=options.image, unpack=options.snapshotter)
@@ -160,7 +176,9 @@ class Creation:
 
     async def _prepare(self, state: _Create) -> None:
         scope = self._building[state.namespace, state.id].scope
-        await self._store.snapshots.prepare(scope, state.snapshotter, state.snapshot, state.parent)
+        userns = self._building[state.namespace, state.id].options.userns
+        labels = {f"containerd.io/snapshot/{kind}mapping": userns for kind in ("uid", "gid")} if userns else {}
+        await self._store.snapshots.prepare(scope, state.snapshotter, state.snapshot, state.parent, labels)
 
     async def _unprepare(self, state: _Create) -> None:
         try:

@@ -43,6 +43,7 @@ class TasksManager(Tasks):
             store,
             context.get("managers", "images"),
             networks,
+            context.registry,
             self._lookups,
             context.config.cgroup_parent,
         )

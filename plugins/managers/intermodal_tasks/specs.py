@@ -20,7 +20,7 @@ from intermodal_core.errors import InvalidArgument
 from intermodal_core.syscalls import MNT_DETACH, umount
 from intermodal_oci.model import ImageConfig
 from intermodal_oci.spec import SpecOptions, build_spec
-from intermodal_snapshots.idmapped import unmapped
+from intermodal_snapshots.idmapped import parse_mapping, unmapped
 from intermodal_snapshots.mounts import mount_all, unmount_all
 
 __all__ = ["SPEC_TYPE", "Lookups", "run_spec", "signal_number"]
@@ -93,6 +93,7 @@ def run_spec(options: RunOptions, config: ImageConfig, plan: Plan, cgroup: str, 
             cpus=options.cpus or None,
             cgroups_path=cgroup,
             privileged=options.privileged,
+            ids=parse_mapping(options.userns) if options.userns else (),
         )
     )
     return AnyValue(SPEC_TYPE, msgspec.json.encode(spec))

@@ -106,6 +106,7 @@ class RunOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     labels: dict[str, str] = {}
     readonly: bool = False
     privileged: bool = False
+    userns: str = ""  # ranges of ids, CONTAINER:HOST:SIZE with commas between, of a user namespace
     terminal: bool = False
     interactive: bool = False
     remove: bool = False
