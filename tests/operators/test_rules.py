@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 from pathlib import Path
 from typing import Any
@@ -143,14 +144,32 @@ def test_a_container_keeps_the_runtime_that_it_was_made_with(tmp_path: Path, bus
         configure(daemon, "")  # the runtime is gone from the config
         daemon.restart()
         assert inspect(daemon, "runs")["pid"] == pid
-        assert "mine     gone" in daemon.imod("runtimes", check=True).stdout
+        assert f"mine     pinned  {binaries['old']}" in daemon.imod("runtimes", check=True).stdout
         refused = daemon.imod("run", "--rm", "--runtime", "mine", NAME, "true")
         assert "there is no runtime mine (named by the client)" in refused.stderr
         daemon.imod("stop", "-t", "0", "kept", check=True)
         daemon.imod("start", "kept", check=True)
         assert (calls("old"), calls("new")) == (3, 1)
         daemon.imod("rm", "-f", "kept", "runs", check=True)
-        assert "gone" not in daemon.imod("runtimes", check=True).stdout
+        assert "pinned" not in daemon.imod("runtimes", check=True).stdout
+
+
+@pytest.mark.skipif(not shutil.which("containerd-shim-runc-v2"), reason="needs containerd's shim")
+def test_a_shim_that_is_named_by_its_path(busybox: Built) -> None:
+    shim = str(shutil.which("containerd-shim-runc-v2"))
+    with daemon_with("", busybox) as daemon:
+        assert daemon.imod("run", "--rm", "--runtime", shim, NAME, "echo", "x", check=True).stdout == "x\n"
+        assert daemon.ctr("run", "--rm", "--runtime", shim, NAME, "c", "echo", "y", check=True).stdout == "y\n"
+        daemon.imod("run", "-d", "--name", "lives", "--runtime", shim, NAME, "sleep", "600", check=True)
+        choice = inspect(daemon, "lives")["choice"]
+        assert (choice["instance"], choice["plugin"], choice["binary"]) == (Path(shim).name, "shimv2", shim)
+        daemon.restart()
+        assert daemon.imod("exec", "lives", "echo", "z", check=True).stdout == "z\n"
+        row = {each["name"]: each for each in json.loads(daemon.imod("runtimes", "-o", "json", check=True).stdout)}[
+            Path(shim).name
+        ]
+        assert (row["state"], row["binary"], row["containers"], row["running"]) == ("pinned", shim, 1, 1)
+        daemon.imod("rm", "-f", "lives", check=True)
 
 
 def test_a_swap_of_the_defaults_touches_no_running_container(busybox: Built) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 
 import msgspec
-from intermodal_core.contracts.managers.store import Container, Scope, Store
+from intermodal_core.contracts.managers.store import Choice, Container, Scope, Store
 from intermodal_core.contracts.managers.tasks import RuntimeView, Tasks
 from intermodal_core.contracts.runtimes import RuntimeInfo
 from intermodal_core.errors import IntermodalError
@@ -28,8 +28,12 @@ async def runtimes(registry: Registry, store: Store, tasks: Tasks) -> list[Runti
         await registry.load(record)
         views.append(await _view(record, store, pinned.pop(record.name, []), running))
     for name, containers in sorted(pinned.items()):
-        gone = RuntimeView(name, state="gone", reason="the config has no such runtime any more")
-        views.append(_holding(gone, containers, running))
+        choice = containers[0].choice or Choice(name)
+        kept = RuntimeView(
+            name, choice.plugin, "pinned", "no section of the config describes it; its containers keep it"
+        )
+        kept = msgspec.structs.replace(kept, binary=choice.binary, version=choice.version)
+        views.append(_holding(kept, containers, running))
     return views
 
 

@@ -205,7 +205,7 @@ class RuntimeView(msgspec.Struct, frozen=True):
     """A runtime as lists show it: what it is on this machine, and the containers that stay with it until they are deleted.
 
     `default` is the sentence that says who made it the default, "" where it is none. `otherwise` are the containers,
-    NAMESPACE/ID, that were made when its options or its version were others. `state` is the plugin's, or `gone`.
+    NAMESPACE/ID, that were made when its options or its version were others. `state` is the plugin's, or `pinned` for one that only containers know any more.
     """
 
     name: str
