@@ -10,9 +10,10 @@ import asyncio
 import inspect
 import threading
 import time
+from bisect import bisect_left
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractContextManager, asynccontextmanager, nullcontext
 from functools import partial
 from typing import Any, TypeVar
 
@@ -25,8 +26,10 @@ from intermodal_core.errors import (
     from_os_error,
 )
 
-__all__ = ["FIRST_PROBE", "Guard", "Pool", "Statistics", "bounded"]
+__all__ = ["BOUNDS", "FIRST_PROBE", "Guard", "Pool", "Span", "Statistics", "bounded", "trace"]
 
+#: Seconds: the bounds of `Statistics.buckets`.
+BOUNDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 60.0)
 #: Seconds until an open breaker lets a first call through; the pause doubles up to the second.
 FIRST_PROBE = 1.0
 LAST_PROBE = 60.0
@@ -36,16 +39,39 @@ SPARE = 3
 T = TypeVar("T")
 
 
-class Statistics:
-    """What the calls of one method came to: how many, how many failed, seconds in total and at most."""
+#: Makes what is entered around a call, of a plugin's instance by name and its method.
+Span = Callable[[str, str], AbstractContextManager[object]]
 
-    __slots__ = ("calls", "errors", "longest", "seconds")
+_UNTRACED = nullcontext()
+
+
+def _untraced(plugin: str, method: str) -> AbstractContextManager[object]:
+    return _UNTRACED
+
+
+_span: Span = _untraced
+
+
+def trace(span: Span | None) -> None:
+    """Have `span` entered around each guarded call from now on; None ends it."""
+    global _span
+    _span = span or _untraced
+
+
+class Statistics:
+    """What the calls of one method came to: how many, how many failed, seconds in total and at most.
+
+    `buckets` counts them by how long they took: up to each of `BOUNDS` seconds and not the one before, the last beyond all.
+    """
+
+    __slots__ = ("buckets", "calls", "errors", "longest", "seconds")
 
     def __init__(self) -> None:
         self.calls = 0
         self.errors = 0
         self.seconds = 0.0
         self.longest = 0.0
+        self.buckets = [0] * (len(BOUNDS) + 1)
 
     def add(self, seconds: float, failed: bool) -> None:
         """Count one call."""
@@ -53,6 +79,7 @@ class Statistics:
         self.errors += failed
         self.seconds += seconds
         self.longest = max(self.longest, seconds)
+        self.buckets[bisect_left(BOUNDS, seconds)] += 1
 
 
 class _Job:
@@ -299,10 +326,11 @@ class Guard:
             failed = True
             self._running += 1
             try:
-                if on_loop:
-                    result = await bounded(target(*arguments, **keywords), deadline, where)
-                else:
-                    result = await self._pool.run(target, *arguments, deadline=deadline, **keywords)
+                with _span(self._name, method):
+                    if on_loop:
+                        result = await bounded(target(*arguments, **keywords), deadline, where)
+                    else:
+                        result = await self._pool.run(target, *arguments, deadline=deadline, **keywords)
                 failed = False
                 return result
             except (IntermodalError, asyncio.CancelledError):

@@ -36,6 +36,9 @@ __all__ = ["RELOADABLE", "VERSION", "Common", "Config", "Core", "Section", "load
 
 VERSION = 1
 
+#: The table of plugins behind sockets of their own.
+PROXIES = "proxy_plugins"
+
 T = TypeVar("T")
 Meta = msgspec.Meta
 _Seconds = Annotated[float, Meta(gt=0)]
@@ -136,17 +139,18 @@ class _Sources:
 
 
 class Section:
-    """One instance: `[KIND.NAME]`. `options` is all that it holds, as read."""
+    """One instance: `[KIND.NAME]`. `options` is all that it holds, as read; `path` is where it stands in the file."""
 
-    def __init__(self, config: Config, kind: str, name: str, options: Mapping[str, Any]) -> None:
+    def __init__(self, config: Config, kind: str, name: str, options: Mapping[str, Any], table: str = "") -> None:
         self.kind = kind
         self.name = name
+        self.path = (table or kind, name)
         self.options = options
         self._config = config
 
     def where(self, *keys: str) -> str:
         """The origin of one of its values; of the section itself without `keys`."""
-        return self._config.where((self.kind, self.name, *keys))
+        return self._config.where((*self.path, *keys))
 
     @property
     def config(self) -> Config:
@@ -157,7 +161,7 @@ class Section:
     def common(self) -> Common:
         """The common keys. Raises InvalidArgument for one of a wrong type."""
         common = {key: value for key, value in self.options.items() if key in _COMMON}
-        return self._config._typed(common, Common, (self.kind, self.name))
+        return self._config._typed(common, Common, self.path)
 
     def convert(self, config_type: type[T], migrations: Sequence[Migration] = ()) -> T:
         """The plugin's own options, brought up to date by its `migrations`, as `config_type`.
@@ -171,11 +175,11 @@ class Section:
                 f"the config type of {self.kind}.{self.name} must rename {taken}: every section has that key"
             )
         own = self.migrated(migrations).options
-        return self._config._typed(own, config_type, (self.kind, self.name), _COMMON)
+        return self._config._typed(own, config_type, self.path, _COMMON)
 
     def migrated(self, migrations: Sequence[Migration]) -> Migrated:
         """The plugin's own options in the form of its newest version. Raises InvalidArgument as `convert` does."""
-        path = (self.kind, self.name)
+        path = self.path
         own = {key: value for key, value in self.options.items() if key not in _COMMON}
         try:
             return migrate(own, self.common.version, migrations)
@@ -187,9 +191,9 @@ class Section:
         migrated = self.migrated(migrations)
         if not migrated.replaced:
             return ""
-        place, newest = self._config.where((self.kind, self.name)), len(migrations) + 1
+        place, newest = self._config.where(self.path), len(migrations) + 1
         return (
-            f"{place}: {', '.join(migrated.replaced)} of [{self.kind}.{self.name}] are of version {self.common.version} and are "
+            f"{place}: {', '.join(migrated.replaced)} of [{dotted(self.path)}] are of version {self.common.version} and are "
             f"read as {', '.join(migrated.new) or 'nothing'} of version {newest}; write these with version = {newest}"
         )
 
@@ -228,6 +232,26 @@ class Config:
         """The text of each file that was read, by its path."""
         return self._sources.texts
 
+    def take_proxies(self, kinds: Mapping[str, str], plugin: str) -> None:
+        """Let each `[proxy_plugins.NAME]` be an instance of `plugin`, of the kind that `kinds` has for its `type`. Idempotent.
+
+        Raises InvalidArgument for a type that is not among them, and for a name that a section of that kind has, too.
+        """
+        table = self.tables.get(PROXIES, {})
+        for name, options in table.items() if isinstance(table, dict) else []:
+            path = (PROXIES, name)
+            given = options.get("type") if isinstance(options, dict) else None
+            if not isinstance(given, str) or given not in kinds:
+                listed = ", ".join(f'"{kind}"' for kind in kinds)
+                raise InvalidArgument(
+                    f"{self.where((*path, 'type'))}: {dotted((*path, 'type'))}: expected one of {listed}, found {given!r}"
+                )
+            kind = kinds[given]
+            if (other := self._instances.get((kind, name))) is not None and other.path != path:
+                raise InvalidArgument(f"{self.where(path)}: there is a [{dotted(other.path)}], too: rename one of them")
+            own = {key: value for key, value in options.items() if key != "type"} | {"plugin": plugin}
+            self._instances[kind, name] = Section(self, kind, name, own, PROXIES)
+
     def instances(self) -> Mapping[tuple[str, str], Section]:
         """Every `[KIND.NAME]` of the file, by kind and name. The caller picks those whose KIND is a kind."""
         return self._instances
@@ -257,7 +281,7 @@ class Config:
         from intermodal_core.config_types import nearest
 
         for key, table in self.tables.items():
-            if key in (tables or ()) or (tables is None and key not in known):
+            if key == PROXIES or key in (tables or ()) or (tables is None and key not in known):
                 continue
             if key not in known:
                 self._unknown(

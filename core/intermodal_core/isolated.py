@@ -53,6 +53,7 @@ class Start:
     state: Path
     address: str
     deadline: float
+    limit: float
     threads: int
     log_level: int
     interfaces: Mapping[str, str]
@@ -172,8 +173,20 @@ class _Host:
             log.warning("%s", notice)
         for module in plugin.forked:
             await asyncio.to_thread(self._spawner.preload, module, start.deadline)
-        daemons: tuple[Any, ...] = _Events(self), self._spawner, _Registry(self)
-        context: Context[Any] = Context(kind.name, name, config, start.root, start.state, start.address, log, *daemons)
+        events, spawner, registry = _Events(self), self._spawner, _Registry(self)
+        context: Context[Any] = Context(
+            kind=kind.name,
+            name=name,
+            config=config,
+            root=start.root,
+            state=start.state,
+            address=start.address,
+            log=log,
+            events=events,  # type: ignore[arg-type]
+            spawner=spawner,  # type: ignore[arg-type]
+            registry=registry,  # type: ignore[arg-type]
+            deadline=start.limit,
+        )
         instance = await construct(plugin, context, kind, start.deadline)
         if hasattr(instance, "__aenter__"):
             await self._for_plugin(instance.__aenter__())

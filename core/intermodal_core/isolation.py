@@ -63,13 +63,11 @@ class _StandIn:
 class Process:
     """A plugin's process; `stand_in` stands for the instance.
 
-    `limit` is the deadline of a call in seconds, `find` what the process may call here, `changed` is called when the
+    `find` is what the process may call here, `changed` is called when the
     process goes or is there again. `restarts` and `last_error` are for those who look after it.
     """
 
-    def __init__(
-        self, id: str, start: Start, spawner: Spawner, find: Target, limit: float, changed: Callable[[], None]
-    ) -> None:
+    def __init__(self, id: str, start: Start, spawner: Spawner, find: Target, changed: Callable[[], None]) -> None:
         self.restarts = 0
         self.last_error = ""
         self.stand_in = _StandIn(self)
@@ -77,7 +75,6 @@ class Process:
         self._start = start
         self._spawner = spawner
         self._find = find
-        self._limit = limit
         self._changed = changed
         self._methods = contract_of(start.kind)
         self._threads = asyncio.Semaphore(start.threads)
@@ -276,7 +273,7 @@ class Process:
                 f"{self._id} runs in a process of its own, which has no {name}: it is not in the contract"
             )
         method = self._methods[name]
-        deadline = None if name in self._start.kind.unbounded else self._limit
+        deadline = None if name in self._start.kind.unbounded else self._start.limit
         work = self._plain if method.plain else self._coroutine
 
         async def call(*arguments: Any, **keywords: Any) -> Any:
@@ -359,6 +356,7 @@ def process_of(registry: Registry, record: Record) -> Process:
         state=state,
         address=registry.address,
         deadline=core.plugin_deadline,
+        limit=section.common.deadline or kind.deadline,
         threads=section.common.threads or kind.threads,
         log_level=logging.getLogger("intermodal").getEffectiveLevel(),
         interfaces=interfaces,
@@ -375,8 +373,7 @@ def process_of(registry: Registry, record: Record) -> Process:
         method = methods_of(load_attribute(interfaces[wanted]))[name]
         return getattr(registry.instance(wanted, instance), name), method
 
-    limit = section.common.deadline or kind.deadline
-    return Process(record.id, start, registry.spawner, find, limit, registry.changed)
+    return Process(record.id, start, registry.spawner, find, registry.changed)
 
 
 def _made_elsewhere(context: Any) -> Any:

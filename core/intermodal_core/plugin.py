@@ -84,7 +84,8 @@ class Context(Generic[C]):
     `root` (kept) and `state` (gone at reboot) are directories of this instance's own, made on first use by
     `root_dir()`/`state_dir()`. `address` is the daemon's main socket path. `get` returns a required plugin's instance.
     `exports` is for what clients should know of the instance: where its data lies (`root`, which `root_dir()` sets), the path
-    of a socket or binary.
+    of a socket or binary. `capabilities` adds to the plugin's, for one that learns them from its config. `deadline` is how many
+    seconds a call of the instance gets.
     """
 
     kind: str
@@ -98,6 +99,8 @@ class Context(Generic[C]):
     spawner: Spawner
     registry: Registry
     exports: dict[str, str] = field(default_factory=dict)
+    capabilities: list[str] = field(default_factory=list)
+    deadline: float = 60.0
 
     def get(self, kind: str, name: str = "") -> Any:
         """The ready instance of a plugin that this one requires; without a name, the kind's chosen one.

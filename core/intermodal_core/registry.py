@@ -7,6 +7,7 @@ States: `available` (found, not needed so far), `disabled` (by config), `skipped
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -19,7 +20,7 @@ import msgspec
 from intermodal_core.background import Background
 from intermodal_core.calls import Guard, Pool
 from intermodal_core.changes import Changes
-from intermodal_core.config import Config, Section
+from intermodal_core.config import PROXIES, Config, Section
 from intermodal_core.discovery import Found
 from intermodal_core.errors import FailedPrecondition, IntermodalError, InvalidArgument, NotFound, PluginSkipped
 from intermodal_core.hooks import Hooks
@@ -144,7 +145,8 @@ class Registry:
         if found is not None:
             self._offers = _offers(found, self.kinds)
             self._installed = {kind: {name for group, name in self._offers if group == kind} for kind in self.kinds}
-        instances = {key: key[1] for key in self._offers}
+        self._take_proxies(self.config)
+        instances = {key: key[1] for key in self._offers if not key[1].startswith("_")}
         sections = {key: section for key, section in self.config.instances().items() if key[0] in self.kinds}
         instances.update({key: section.common.plugin or key[1] for key, section in sections.items()})
         idle = [key for key, record in self._records.items() if record.state != "ready" and record.pending is None]
@@ -156,6 +158,10 @@ class Registry:
                 changed.append(f"{kind}.{name}")
         self._records = dict(sorted(self._records.items()))
         return changed
+
+    def _take_proxies(self, config: Config) -> None:
+        types = {kind.attributes["proxy"]: kind.name for kind in self.kinds.values() if "proxy" in kind.attributes}
+        config.take_proxies(types, "_proxy")
 
     def forgive(self) -> None:
         """Give those that ended the daemon another chance, when they are next examined."""
@@ -264,6 +270,7 @@ class Registry:
         Plugins that it configures, and those that are made ready at start, are imported for that; where a top-level table is left
         that none of these claims, all that may be used are.
         """
+        self._take_proxies(config)
         records = self._records.values()
         told = [
             section.common.plugin or name for (_, name), section in config.instances().items() if section.common.enabled
@@ -271,7 +278,7 @@ class Registry:
         await self.import_plugins(
             record for record in records if self.kinds[record.kind].eager or record.plugin_id in told
         )
-        if config.tables.keys() - self.kinds - self.tables():
+        if config.tables.keys() - self.kinds - self.tables() - {PROXIES}:
             await self.import_plugins(records)
         plugins = {(r.kind, r.plugin_id): r.plugin for r in records if r.plugin is not None and not r.isolated}
         config.check(self._installed, plugins)
@@ -501,10 +508,12 @@ class Registry:
             events=self.events,
             spawner=self.spawner,
             registry=self,
+            deadline=record.section.common.deadline or self.kinds[record.kind].deadline,
         )
         with self._marker.around(record.id):
             instance = await construct(plugin, context, self.kinds[record.kind], deadline)
         record.exports = {**plugin.exports, **context.exports}
+        record.plugin = dataclasses.replace(plugin, capabilities=(*plugin.capabilities, *context.capabilities))
         return instance
 
     def directories(self, record: Record) -> tuple[Path, Path]:

@@ -68,7 +68,7 @@ class TestRuncIsolated(TestRunc):
             daemon.listen()
             start = start_of(f"{__name__}:isolated", RUNTIMES, tmp_path, **options)
             start = replace(start, state=state, address=daemon.address)
-            process = Process("runtimes.runc", start, spawner, nothing_to_call, RUNTIMES.deadline, lambda: None)
+            process = Process("runtimes.runc", start, spawner, nothing_to_call, lambda: None)
             await process.load()
             await process.construct()
             async with process.stand_in as apart:

@@ -1,6 +1,7 @@
 """The kinds whose contracts live in this folder, as data; named by entry points of the group `intermodal.kinds`.
 
-The attribute `containerd` is the plugin type that clients of containerd's introspection know.
+The attribute `containerd` is the plugin type that clients of containerd's introspection know, `proxy` the `type` of a
+`[proxy_plugins.NAME]`.
 """
 
 from intermodal_core.kinds import Kind
@@ -26,7 +27,7 @@ CONTENT = Kind(
     "intermodal_core.contracts.content:ContentStore",
     single=True,
     threads=8,
-    attributes={"containerd": "io.containerd.content.v1"},
+    attributes={"containerd": "io.containerd.content.v1", "proxy": "content"},
 )
 METADATA = Kind(
     "metadata",
@@ -42,14 +43,14 @@ SNAPSHOTTERS = Kind(
     threads=8,
     deadline=300,
     close="close",
-    attributes={"containerd": "io.containerd.snapshotter.v1"},
+    attributes={"containerd": "io.containerd.snapshotter.v1", "proxy": "snapshot"},
 )
 DIFFERS = Kind(
     "differs",
     "intermodal_core.contracts.differs:Differ",
     threads=8,
     deadline=3600,
-    attributes={"containerd": "io.containerd.differ.v1"},
+    attributes={"containerd": "io.containerd.differ.v1", "proxy": "diff"},
 )
 IMAGE_SOURCES = Kind(
     "image_sources",

@@ -46,6 +46,7 @@ def start_of(value: str, kind: Kind, root: Path, **options: Any) -> Start:
         state=root.parent / f"{root.name}.state",
         address=str(root.parent / "daemon.sock"),
         deadline=30,
+        limit=kind.deadline,
         threads=kind.threads,
         log_level=logging.INFO,
         interfaces={},
@@ -105,7 +106,7 @@ class IsolatedKit:
                 start = start_of(value, kind, root, **common, **options)
 
                 async def prepare() -> Process:
-                    return Process(f"{kind.name}.kit", start, spawner, nothing_to_call, kind.deadline, lambda: None)
+                    return Process(f"{kind.name}.kit", start, spawner, nothing_to_call, lambda: None)
 
                 made = _Blocking(wait(prepare()), wait, kind.close)
                 open_ones.append(made)

@@ -10,18 +10,19 @@ import msgspec
 from intermodal_core.errors import FailedPrecondition, NotFound
 from intermodal_core.plugin import Context, Plugin
 from intermodal_http2.server import Server
+from intermodal_wire.calls import Call, Service
+from intermodal_wire.content import Content
+from intermodal_wire.diff import Diff
+from intermodal_wire.snapshots import Snapshots
 
-from intermodal_grpc.server import Call, Service, unserved
+from intermodal_grpc.server import unserved
 from intermodal_grpc.services.containers import Containers
-from intermodal_grpc.services.content import Content
-from intermodal_grpc.services.diff import Diff
 from intermodal_grpc.services.events import Events
 from intermodal_grpc.services.health import Health
 from intermodal_grpc.services.images import Images
 from intermodal_grpc.services.introspection import Introspection
 from intermodal_grpc.services.leases import Leases
 from intermodal_grpc.services.namespaces import Namespaces
-from intermodal_grpc.services.snapshots import Snapshots
 from intermodal_grpc.services.tasks import TasksService
 from intermodal_grpc.services.version import Version
 

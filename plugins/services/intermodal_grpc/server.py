@@ -1,27 +1,12 @@
-"""What the services have in common: the namespace and lease of a call, and the words for a service that is not here."""
+"""The words for a service that is not here."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
 
-from intermodal_core.contracts.managers.store import Scope
 from intermodal_core.registry import Registry
-from intermodal_http2 import call, server
 
-__all__ = ["Call", "Service", "unserved"]
-
-Service = server.Service
-
-
-class Call(call.Call):
-    """What a method may ask of its call."""
-
-    __slots__ = ()
-
-    @property
-    def scope(self) -> Scope:
-        """The namespace and lease that the client named."""
-        return Scope(self.metadata("containerd-namespace"), self.metadata("containerd-lease"))
+__all__ = ["unserved"]
 
 
 def unserved(registry: Registry, served: Collection[str], off: Mapping[str, str]) -> Callable[[str, str], str]:

@@ -7,9 +7,8 @@ from collections.abc import AsyncIterator
 from google.protobuf.empty_pb2 import Empty
 from intermodal_api.containerd.services import containers_pb2 as pb
 from intermodal_core.contracts.managers.store import AnyValue, Container, Store
-
-from intermodal_grpc.server import Call, Service
-from intermodal_grpc.wire import any_from, any_to, set_any, timestamp
+from intermodal_wire.calls import Call, Service
+from intermodal_wire.values import any_from, any_to, set_any, timestamp
 
 __all__ = ["Containers"]
 

@@ -11,9 +11,8 @@ from intermodal_api.containerd.types import event_pb2
 from intermodal_core.contracts.managers.tasks import Tasks
 from intermodal_core.errors import FailedPrecondition, InvalidArgument
 from intermodal_core.events import Event, EventBus
-
-from intermodal_grpc.server import Call, Service
-from intermodal_grpc.wire import timestamp
+from intermodal_wire.calls import Call, Service
+from intermodal_wire.values import timestamp
 
 __all__ = ["Events"]
 

@@ -7,8 +7,7 @@ from collections.abc import AsyncIterator, Collection
 
 from intermodal_api.grpc import health_pb2 as pb
 from intermodal_core.errors import NotFound
-
-from intermodal_grpc.server import Call, Service
+from intermodal_wire.calls import Call, Service
 
 __all__ = ["Health"]
 

@@ -12,8 +12,7 @@ from intermodal_core.errors import NotFound
 from intermodal_core.filters import compile_filters, resolver_of
 from intermodal_core.registry import Record, Registry
 from intermodal_oci.platforms import host
-
-from intermodal_grpc.server import Call, Service
+from intermodal_wire.calls import Call, Service
 
 __all__ = ["Introspection"]
 

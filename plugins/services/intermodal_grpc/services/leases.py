@@ -5,9 +5,8 @@ from __future__ import annotations
 from google.protobuf.empty_pb2 import Empty
 from intermodal_api.containerd.services import leases_pb2 as pb
 from intermodal_core.contracts.managers.store import Lease, Resource, Store
-
-from intermodal_grpc.server import Call, Service
-from intermodal_grpc.wire import timestamp
+from intermodal_wire.calls import Call, Service
+from intermodal_wire.values import timestamp
 
 __all__ = ["Leases"]
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 from google.protobuf.empty_pb2 import Empty
 from intermodal_api.containerd.services import namespaces_pb2 as pb
 from intermodal_core.contracts.managers.store import Namespace, Store
-
-from intermodal_grpc.server import Call, Service
+from intermodal_wire.calls import Call, Service
 
 __all__ = ["Namespaces"]
 

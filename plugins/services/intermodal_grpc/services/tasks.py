@@ -8,9 +8,8 @@ from intermodal_api.containerd.services import tasks_pb2 as pb
 from intermodal_api.containerd.types import metrics_pb2, task_pb2
 from intermodal_core.contracts.managers.tasks import TaskCreate, Tasks
 from intermodal_core.contracts.runtimes import Exit, ProcessState, Stdio
-
-from intermodal_grpc.server import Call, Service
-from intermodal_grpc.wire import any_from, mounts_from, timestamp
+from intermodal_wire.calls import Call, Service
+from intermodal_wire.values import any_from, mounts_from, timestamp
 
 __all__ = ["TasksService"]
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 from google.protobuf.empty_pb2 import Empty
 from intermodal_api.containerd.services import version_pb2 as pb
 from intermodal_core import __version__
-
-from intermodal_grpc.server import Call, Service
+from intermodal_wire.calls import Call, Service
 
 __all__ = ["Version"]
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from intermodal_api.containerd.services import diff_pb2 as pb
 from intermodal_core.contracts.managers.images import Images
 
-from intermodal_grpc.server import Call, Service
-from intermodal_grpc.wire import descriptor_from, descriptor_to, mounts_from
+from intermodal_wire.calls import Call, Service
+from intermodal_wire.values import descriptor_from, descriptor_to, mounts_from
 
 __all__ = ["Diff"]
 

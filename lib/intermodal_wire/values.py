@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from google.protobuf.any_pb2 import Any
 from google.protobuf.timestamp_pb2 import Timestamp
 from intermodal_api.containerd.types import descriptor_pb2, mount_pb2
 from intermodal_core.contracts.common import Descriptor, Mount
 from intermodal_core.contracts.managers.store import AnyValue
+from intermodal_core.errors import InvalidArgument
 
 __all__ = [
     "any_from",
     "any_to",
     "descriptor_from",
     "descriptor_to",
+    "masked",
     "mounts_from",
     "mounts_to",
     "nanoseconds",
@@ -72,3 +74,22 @@ def descriptor_to(value: Descriptor) -> descriptor_pb2.Descriptor:
 def descriptor_from(message: descriptor_pb2.Descriptor) -> Descriptor:
     """The other way."""
     return Descriptor(message.media_type, message.digest, message.size, dict(message.annotations))
+
+
+def masked(current: Mapping[str, str], new: Mapping[str, str], fields: Iterable[str]) -> dict[str, str]:
+    """Labels after an update: `fields` are `labels`, or `labels.KEY`s, of which those absent in `new` go; none: all of `new`.
+
+    Raises InvalidArgument for another field.
+    """
+    labels = dict(current)
+    for field in fields or ("labels",):
+        head, _, key = field.partition(".")
+        if head != "labels":
+            raise InvalidArgument(f"the field {field!r} cannot be updated; labels and labels.KEY can")
+        if not key:
+            labels = dict(new)
+        elif new.get(key):
+            labels[key] = new[key]
+        else:
+            labels.pop(key, None)
+    return labels

@@ -9,8 +9,8 @@ from intermodal_api.containerd.services import snapshots_pb2 as pb
 from intermodal_core.contracts.managers.store import Store
 from intermodal_core.contracts.snapshotters import SnapshotInfo
 
-from intermodal_grpc.server import Call, Service
-from intermodal_grpc.wire import mounts_to, timestamp
+from intermodal_wire.calls import Call, Service
+from intermodal_wire.values import mounts_to, timestamp
 
 __all__ = ["Snapshots"]
 

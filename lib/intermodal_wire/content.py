@@ -12,8 +12,8 @@ from intermodal_core.contracts.content import IngestStatus
 from intermodal_core.contracts.managers.store import ContentInfo, Scope, Store
 from intermodal_core.errors import InvalidArgument, OutOfRange
 
-from intermodal_grpc.server import Call, Service
-from intermodal_grpc.wire import timestamp
+from intermodal_wire.calls import Call, Service
+from intermodal_wire.values import timestamp
 
 __all__ = ["Content"]
 
