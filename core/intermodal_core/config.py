@@ -17,7 +17,7 @@ from __future__ import annotations
 import copy
 import re
 import tomllib
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -30,6 +30,7 @@ from intermodal_core.errors import Internal, InvalidArgument, from_os_error
 from intermodal_core.migrations import Migrated, Migration, migrate
 
 if TYPE_CHECKING:
+    from intermodal_core.kinds import Kind
     from intermodal_core.plugin import Plugin
 
 __all__ = ["RELOADABLE", "VERSION", "Common", "Config", "Core", "Section", "load"]
@@ -232,24 +233,25 @@ class Config:
         """The text of each file that was read, by its path."""
         return self._sources.texts
 
-    def take_proxies(self, kinds: Mapping[str, str], plugin: str) -> None:
-        """Let each `[proxy_plugins.NAME]` be an instance of `plugin`, of the kind that `kinds` has for its `type`. Idempotent.
+    def take_proxies(self, kinds: Iterable[Kind]) -> None:
+        """Let each `[proxy_plugins.NAME]` be an instance of the plugin `_proxy`, of the kind that has its `type`. Idempotent.
 
         Raises InvalidArgument for a type that is not among them, and for a name that a section of that kind has, too.
         """
+        types = {kind.attributes["proxy"]: kind.name for kind in kinds if "proxy" in kind.attributes}
         table = self.tables.get(PROXIES, {})
         for name, options in table.items() if isinstance(table, dict) else []:
             path = (PROXIES, name)
             given = options.get("type") if isinstance(options, dict) else None
-            if not isinstance(given, str) or given not in kinds:
-                listed = ", ".join(f'"{kind}"' for kind in kinds)
+            if not isinstance(given, str) or given not in types:
+                listed = ", ".join(f'"{kind}"' for kind in types)
                 raise InvalidArgument(
                     f"{self.where((*path, 'type'))}: {dotted((*path, 'type'))}: expected one of {listed}, found {given!r}"
                 )
-            kind = kinds[given]
+            kind = types[given]
             if (other := self._instances.get((kind, name))) is not None and other.path != path:
                 raise InvalidArgument(f"{self.where(path)}: there is a [{dotted(other.path)}], too: rename one of them")
-            own = {key: value for key, value in options.items() if key != "type"} | {"plugin": plugin}
+            own = {key: value for key, value in options.items() if key != "type"} | {"plugin": "_proxy"}
             self._instances[kind, name] = Section(self, kind, name, own, PROXIES)
 
     def instances(self) -> Mapping[tuple[str, str], Section]:

@@ -145,7 +145,7 @@ class Registry:
         if found is not None:
             self._offers = _offers(found, self.kinds)
             self._installed = {kind: {name for group, name in self._offers if group == kind} for kind in self.kinds}
-        self._take_proxies(self.config)
+        self.config.take_proxies(self.kinds.values())
         instances = {key: key[1] for key in self._offers if not key[1].startswith("_")}
         sections = {key: section for key, section in self.config.instances().items() if key[0] in self.kinds}
         instances.update({key: section.common.plugin or key[1] for key, section in sections.items()})
@@ -158,10 +158,6 @@ class Registry:
                 changed.append(f"{kind}.{name}")
         self._records = dict(sorted(self._records.items()))
         return changed
-
-    def _take_proxies(self, config: Config) -> None:
-        types = {kind.attributes["proxy"]: kind.name for kind in self.kinds.values() if "proxy" in kind.attributes}
-        config.take_proxies(types, "_proxy")
 
     def forgive(self) -> None:
         """Give those that ended the daemon another chance, when they are next examined."""
@@ -270,7 +266,7 @@ class Registry:
         Plugins that it configures, and those that are made ready at start, are imported for that; where a top-level table is left
         that none of these claims, all that may be used are.
         """
-        self._take_proxies(config)
+        config.take_proxies(self.kinds.values())
         records = self._records.values()
         told = [
             section.common.plugin or name for (_, name), section in config.instances().items() if section.common.enabled

@@ -14,7 +14,7 @@ CONFIG = """version = 2
 root = "{base}/root"
 state = "{base}/state"
 disabled_plugins = ["io.containerd.grpc.v1.cri", "io.containerd.snapshotter.v1.btrfs",
-    "io.containerd.snapshotter.v1.zfs", "io.containerd.snapshotter.v1.aufs", "io.containerd.snapshotter.v1.devmapper"]
+    "io.containerd.snapshotter.v1.zfs", "io.containerd.snapshotter.v1.aufs", "io.containerd.snapshotter.v1.devmapper"{disabled}]
 [grpc]
   address = "{address}"
 [plugins."io.containerd.internal.v1.opt"]
@@ -25,8 +25,11 @@ disabled_plugins = ["io.containerd.grpc.v1.cri", "io.containerd.snapshotter.v1.b
 class Containerd:
     """A daemon below a directory of its own. Leaving the block ends it, and finds shims and mounts left behind."""
 
-    def __init__(self, directory: Path | None = None, binaries: str = "") -> None:
-        """`directory`: below which (default: memory, where there is some). `binaries`: where another release's are."""
+    def __init__(self, directory: Path | None = None, binaries: str = "", config: str = "", disabled: str = "") -> None:
+        """`directory`: below which (default: memory, where there is some). `binaries`: where another release's are.
+
+        `config` is added to the daemon's; `disabled` is a plugin that is not wanted.
+        """
         memory = Path("/dev/shm")
         self._base = Path(
             tempfile.mkdtemp(prefix="containerd-", dir=directory or (memory if memory.is_dir() else None))
@@ -34,7 +37,10 @@ class Containerd:
         self._path = os.pathsep.join(filter(None, (binaries, os.environ.get("PATH", ""))))
         self.address = str(self._base / "c.sock")
         self._config = self._base / "config.toml"
-        self._config.write_text(CONFIG.format(base=self._base, address=self.address))
+        self._config.write_text(
+            CONFIG.format(base=self._base, address=self.address, disabled=f', "{disabled}"' if disabled else "")
+            + config
+        )
         self._daemon: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import itertools
 import re
 import subprocess
 import sys
@@ -51,8 +52,12 @@ def test_imports_of_ours(package: Package) -> None:
 @pytest.mark.parametrize("package", PACKAGES, ids=lambda package: package.name)
 def test_imports_of_others_are_declared(package: Package) -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    declared = {match[0] for text in project["dependencies"] if (match := re.match(r"[\w-]+", text))}
-    allowed = CORE_NEEDS | {{"grpcio": "grpc", "protobuf": "google"}.get(name, name) for name in declared}
+    needed = [*project["dependencies"], *itertools.chain(*project["optional-dependencies"].values())]
+    declared = {match[0] for text in needed if (match := re.match(r"[\w-]+", text))}
+    modules = {"grpcio": "grpc", "protobuf": "google"} | {
+        name: "opentelemetry" for name in declared if name.startswith("opentelemetry")
+    }
+    allowed = CORE_NEEDS | {modules.get(name, name) for name in declared}
     if package.room == "core" or package.name in LIBRARIES:
         allowed = CORE_NEEDS
     ours = {other.name for other in PACKAGES}

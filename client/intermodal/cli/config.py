@@ -58,7 +58,9 @@ def _default(session: Session, options: argparse.Namespace) -> int:
 
     kinds, plugins = installed()
     opt_in = [kind.name for kind in kinds if kind.opt_in]
-    sys.stdout.write(default_text(Core(), dict(sorted(plugins.items())), opt_in))
+    sys.stdout.write(
+        default_text(Core(), {key: plugins[key] for key in sorted(plugins) if not key[1].startswith("_")}, opt_in)
+    )
     return 0
 
 
@@ -114,7 +116,8 @@ def _show(session: Session, options: argparse.Namespace) -> int:
         for (kind, name), section in config.instances().items()
         if (plugin := plugins.get((kind, section.common.plugin or name)))
     }
-    types = {key: plugin for key, plugin in plugins.items() if config.section(*key).common.enabled} | types
+    offered = {key: plugin for key, plugin in plugins.items() if not key[1].startswith("_")}
+    types = {key: plugin for key, plugin in offered.items() if config.section(*key).common.enabled} | types
     sys.stdout.write(config.dump(options.origin, types))
     for sentence in config.warnings:
         print(f"imod: {sentence}", file=sys.stderr)
@@ -134,6 +137,7 @@ def _read(file: str) -> tuple[Any, Any]:
     names = {kind.name: {name for of, name in plugins if of == kind.name} for kind in kinds}
     try:
         config = load(Path(file), permissive=True)
+        config.take_proxies(kinds)
         config.check(names, plugins)
     except IntermodalError as error:
         raise Failure(str(error), 1) from None

@@ -6,11 +6,13 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 import msgspec
-from intermodal_core.config import RELOADABLE, Common, Core
+from intermodal_core.config import PROXIES, RELOADABLE, Common, Core
 from intermodal_core.plugin import Plugin
 
 __all__ = ["schema"]
 
+#: What every proxy has; the rest is of its type.
+_PROXY = {"type": "object", "required": ["type", "address"], "properties": {"address": {"type": "string"}}}
 _REFERENCE = "#/$defs/{name}"
 
 
@@ -38,6 +40,7 @@ def schema(kinds: Collection[str], plugins: Mapping[tuple[str, str], Plugin[Any]
         }
         definitions.update({f"{kind}.{id}": section for id, section in sections.items()})
         properties[kind] = _kind(kind, list(sections))
+    properties[PROXIES] = {"type": "object", "additionalProperties": _PROXY}
     properties.update(zip(tables, shapes[2 + len(plugins) :], strict=True))
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",

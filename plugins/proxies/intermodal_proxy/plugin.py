@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import msgspec
 from intermodal_core.plugin import Context, Plugin
 
-__all__ = ["Config", "DifferConfig", "content", "differ", "snapshotter"]
+__all__ = ["Config", "DifferConfig", "SnapshotterConfig", "content", "differ", "snapshotter"]
 
 _LAYERS = (
     "application/vnd.oci.image.layer.v1.tar",
@@ -35,6 +35,14 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     ] = {}
 
 
+class SnapshotterConfig(Config, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The same of a snapshotter."""
+
+    snapshotter: Annotated[
+        str, msgspec.Meta(description="Its name there, by which a whole daemon finds it; empty: this one's.")
+    ] = ""
+
+
 class DifferConfig(Config, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """The same of a differ."""
 
@@ -48,12 +56,13 @@ def _announce(context: Context[Any]) -> None:
     context.capabilities.extend(context.config.capabilities)
 
 
-def _snapshotter(context: Context[Config]) -> Any:
+def _snapshotter(context: Context[SnapshotterConfig]) -> Any:
     from intermodal_proxy.snapshotter import ProxySnapshotter
 
     _announce(context)
     # Longer than anybody waits: a call that hangs holds its thread, and so opens the breaker.
-    return ProxySnapshotter(context.config.address, context.name, context.config.headers, 2 * context.deadline)
+    config = context.config
+    return ProxySnapshotter(config.address, config.snapshotter or context.name, config.headers, 2 * context.deadline)
 
 
 def _content(context: Context[Config]) -> Any:
@@ -73,6 +82,6 @@ def _differ(context: Context[DifferConfig]) -> Any:
     return ProxyDiffer(config.address, config.media_types, config.headers, 2 * context.deadline)
 
 
-snapshotter = Plugin(factory=_snapshotter, config=Config)
+snapshotter = Plugin(factory=_snapshotter, config=SnapshotterConfig)
 content = Plugin(factory=_content, config=Config)
 differ = Plugin(factory=_differ, config=DifferConfig)

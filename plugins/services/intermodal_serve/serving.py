@@ -50,8 +50,12 @@ class Serving:
             await self._server.close(self._context.config.grace)
 
     def _service(self, kind: str, backend: Any) -> Service:
+        unscoped: Any  # has those methods of a manager that the service calls
         if kind == "snapshotters":
-            return Snapshots(UnscopedSnapshots(backend))
+            unscoped = UnscopedSnapshots(backend)
+            return Snapshots(unscoped)
         if kind == "content":
-            return Content(UnscopedContent(backend))
-        return Diff(UnscopedDiffs(backend, self._context.config.content))
+            unscoped = UnscopedContent(backend)
+            return Content(unscoped)
+        unscoped = UnscopedDiffs(backend, self._context.config.content)
+        return Diff(unscoped)
