@@ -16,7 +16,7 @@ import msgspec
 import pytest
 from intermodal_core import syscalls
 from intermodal_core.contracts.common import Descriptor, Mount
-from intermodal_core.contracts.differs import Alone, Applied, ApplyLimits
+from intermodal_core.contracts.differs import Alone, Applied, ApplyLimits, Compared
 from intermodal_core.errors import (
     Cancelled,
     DeadlineExceeded,
@@ -50,7 +50,7 @@ def _top(mounts: Mounts) -> Path:
 
 
 class _Kit(DifferKit):
-    capabilities = frozenset({"limits", "devices", "timeout", "worker", "alone"})
+    capabilities = frozenset({"limits", "devices", "timeout", "worker", "alone", "compare"})
     Mutant: type[TarDiffer] = TarDiffer
 
     @pytest.fixture
@@ -319,3 +319,23 @@ class TestD5Links(_Kit):
 
         def settle(self, layers: tuple[Alone, ...], below: Mounts) -> int:
             return super().settle(layers[:2], below) + len(layers[2:])
+
+
+class TestD6Hidden(_Kit):
+    class Mutant(TarDiffer):
+        """Knows nothing of what is below: hides nothing, and writes all."""
+
+        def compare(
+            self, lower: Mounts, upper: Mounts, into: int, media_type: str, latest: int | None = None
+        ) -> Compared:
+            return super().compare((), upper, into, media_type, latest)
+
+
+class TestD6Latest(_Kit):
+    class Mutant(TarDiffer):
+        """Takes times as they are."""
+
+        def compare(
+            self, lower: Mounts, upper: Mounts, into: int, media_type: str, latest: int | None = None
+        ) -> Compared:
+            return super().compare(lower, upper, into, media_type)

@@ -25,7 +25,7 @@ def spawner() -> Iterator[Spawner]:
 
 
 class TestTar(DifferKit):
-    capabilities = frozenset({"limits", "devices", "timeout", "worker", "alone"})
+    capabilities = frozenset({"limits", "devices", "timeout", "worker", "alone", "compare"})
 
     @pytest.fixture
     def factory(self, spawner: Spawner) -> Factory:

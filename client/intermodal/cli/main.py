@@ -37,6 +37,7 @@ COMMANDS = {
     "unpause": ("containers", "thaw containers"),
     "wait": ("containers", "wait until containers end, print their status"),
     "rm": ("containers", "remove containers"),
+    "commit": ("commit", "make an image of what a container has changed"),
     "images": ("images", "pull, push, import, from-rootfs, tag, ls, rm"),
     "registry": ("registry", "show how a registry would be asked for an image"),
     "gc": ("storage", "remove what nothing needs; say why the rest stays"),

@@ -8,7 +8,7 @@ import msgspec
 
 from intermodal_core.contracts.common import Descriptor, Fd, Mount
 
-__all__ = ["VERSION", "Alone", "Applied", "ApplyLimits", "Differ", "Residue"]
+__all__ = ["VERSION", "Alone", "Applied", "ApplyLimits", "Compared", "Differ", "Residue"]
 
 VERSION = 1
 
@@ -57,11 +57,22 @@ class Alone(msgspec.Struct, frozen=True):
     residue: Residue
 
 
+class Compared(msgspec.Struct, frozen=True):
+    """A layer that was made: media type, digest and size of what was written, and of the uncompressed tar."""
+
+    media_type: str
+    digest: str
+    size: int
+    diff_id: str
+    tar_size: int
+
+
 @runtime_checkable
 class Differ(Protocol):
     """Applies a layer onto mounts.
 
-    Capabilities (declared by the plugin): `alone`, without which `apply` takes no `alone` and there is no `settle`.
+    Capabilities (declared by the plugin): `alone`, without which `apply` takes no `alone` and there is no `settle`;
+    `compare`, without which there is no `compare`.
 
     [D1] Nothing outside the mounts is read, written or executed, whatever the layer holds.
     [D2] A layer that cannot be applied whole raises; the mounts' content is then undefined and the caller drops the
@@ -106,4 +117,22 @@ class Differ(Protocol):
         Returns how many of them, from the first, are now what `apply` onto their parents would have made. The next one,
         where there is one, cannot be (it goes through a link of below): it must be applied onto its parent, its content is
         undefined. Raises FailedPrecondition for mounts that are not directories or overlays of directories.
+        """
+
+    def compare(
+        self,
+        lower: tuple[Mount, ...],
+        upper: tuple[Mount, ...],
+        into: int,
+        media_type: str,
+        latest: int | None = None,
+    ) -> Compared:
+        """[D6] Write the layer that turns what `lower` shows (no mounts: nothing) into what `upper` shows.
+
+        To the descriptor `into`, a file or pipe, which stays open. Applied onto `lower` the layer gives `upper`: owners, modes,
+        times to the nanosecond, extended attributes of `user.`, ACLs and capabilities, hard links, devices; sockets are left
+        out, and so are mounts below. The same trees give the same bytes; `latest`, in ns since the epoch, is what no time in
+        the layer is after. Neither side is written to; what changes meanwhile may or may not be in it.
+
+        Raises Unimplemented for a media type that it cannot write, and else as `apply`.
         """

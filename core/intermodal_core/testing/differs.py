@@ -20,12 +20,15 @@ Needs root, since layers are applied onto real mounts. A test's name says which 
 from __future__ import annotations
 
 import gzip
+import io
 import os
 import random
+import shutil
 import signal
 import stat
 import sys
 import tarfile
+import tempfile
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -55,7 +58,7 @@ from intermodal_core.testing.differ_fixtures import (
     seen,
 )
 from intermodal_core.testing.layers import DOCKER, FORMS, OCI, digest_of, entry, form_of, tar, zstd_zeros
-from intermodal_core.testing.trees import tree_of
+from intermodal_core.testing.trees import fill, tree_of
 
 __all__ = ["DifferKit", "Factory"]
 
@@ -479,6 +482,71 @@ class DifferKit(DifferFixtures):
         assert (applied.residue, applied.diff_id) == (None, digest_of(link))
         with pytest.raises(FailedPrecondition):
             differ.settle((Alone((Mount("tmpfs", "tmpfs"),), Residue()),), ())
+
+    # -- D6: layers from trees ----------------------------------------------------------------------------------------
+
+    @pytest.mark.parametrize("form", ["", "gzip", "zstd"])
+    def test_d6_what_is_compared_can_be_applied(self, differ: Differ, place: Path, places: Places, form: str) -> None:
+        """A change made through an overlay, as a layer, onto a copy of what was below gives the same tree."""
+        self.declares("compare")
+        media_type = f"{OCI}+{form}" if form else OCI
+        self.need(differ, media_type)
+        below, again = places.bind(), places.bind()
+        names = ("kept/file", "gone/deep/er", "replaced/by/file", "file", "mode", "time", "new/old")
+        base = tar(*(entry(name, data=name.encode()) for name in names))
+        for where in (below, again):
+            applied_to(differ, where.mounts, base)
+        changed = places.overlay(below.top)
+        with seen(changed.mounts, place) as top:
+            shutil.rmtree(top / "gone")
+            shutil.rmtree(top / "replaced")
+            (top / "replaced").write_bytes(b"a file now")
+            (top / "file").write_bytes(b"other")
+            (top / "mode").chmod(0o4711)
+            os.utime(top / "time", ns=(1, 1_234_567_890_123_456_789))
+            fill(top / "new")
+        lower = (Mount("bind", str(below.top), ("rbind", "ro")),)
+        layers = []
+        for _ in range(2):
+            with tempfile.TemporaryFile() as file:
+                compared = differ.compare(lower, changed.mounts, file.fileno(), media_type)
+                file.seek(0)
+                layers.append(file.read())
+        assert layers[0] == layers[1]
+        assert (compared.digest, compared.size) == (digest_of(layers[0]), len(layers[0]))
+        applied = applied_to(differ, again.mounts, layers[0], media_type)
+        assert (applied.diff_id, applied.size) == (compared.diff_id, compared.tar_size)
+        with seen(changed.mounts, place) as top:
+            expected = tree_of(top)
+            linked = (top / "new/etc/hosts").stat().st_ino == (top / "new/opt/linked").stat().st_ino
+        found = tree_of(again.top)
+        assert linked
+        assert (again.top / "new/etc/hosts").stat().st_nlink == 2
+        for path in expected:  # what only the kernel's root may set is no layer's
+            expected[path][-1].pop("trusted.mark", None)
+        for tree in (expected, found):
+            for path in (".", "kept", "new"):  # no layer lists them, or their times are of now
+                tree[path] = tree[path][:3] + tree[path][4:]
+        assert found == expected
+        if form != "zstd":
+            with tarfile.open(fileobj=io.BytesIO(layers[0])) as archive:
+                assert "kept/file" not in archive.getnames()
+
+    def test_d6_a_latest_time(self, differ: Differ, places: Places) -> None:
+        self.declares("compare")
+        where = places.bind()
+        applied_to(differ, where.mounts, tar(entry("old", mtime=5), entry("new", mtime=2_000_000_000)))
+        with tempfile.TemporaryFile() as file:
+            differ.compare((), where.mounts, file.fileno(), self.plain(differ), 1_000_000_000 * 10**9)
+            file.seek(0)
+            with tarfile.open(fileobj=file) as archive:
+                times = {member.name: member.mtime for member in archive}
+        assert times == {".": 1_000_000_000, "old": 5, "new": 1_000_000_000}
+
+    def test_d6_other_media_types(self, differ: Differ, bind: Place) -> None:
+        self.declares("compare")
+        with tempfile.TemporaryFile() as file, pytest.raises(Unimplemented):
+            differ.compare((), bind.mounts, file.fileno(), "application/x-unknown.tar+lzma")
 
     # -- helpers ------------------------------------------------------------------------------------------------------
 

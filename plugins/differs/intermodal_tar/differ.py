@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from intermodal_core import syscalls
 from intermodal_core.contracts.common import Descriptor, Mount
-from intermodal_core.contracts.differs import Alone, Applied, ApplyLimits
+from intermodal_core.contracts.differs import Alone, Applied, ApplyLimits, Compared
 from intermodal_core.errors import (
     Cancelled,
     DeadlineExceeded,
@@ -96,10 +96,37 @@ class TarDiffer:
             "sync": self._sync,
             "alone": alone,
         }
+        outcome = self._work("apply_in_worker", task, layer)
+        _mark_opaque(mounts, [path.encode("utf-8", "surrogateescape") for path in outcome["opaque"]])
+        return msgspec.convert(outcome["applied"], Applied)
+
+    def compare(
+        self,
+        lower: tuple[Mount, ...],
+        upper: tuple[Mount, ...],
+        into: int,
+        media_type: str,
+        latest: int | None = None,
+    ) -> Compared:
+        """As the contract has it."""
+        if media_type not in MEDIA_TYPES:
+            raise Unimplemented(f"This differ makes no layers of type {media_type}; it makes tar layers")
+        self._scratch.mkdir(mode=0o700, parents=True, exist_ok=True)
+        task = {
+            "lower": msgspec.to_builtins(lower),
+            "upper": msgspec.to_builtins(upper),
+            "media_type": media_type,
+            "scratch": str(self._scratch),
+            "latest": latest,
+        }
+        return msgspec.convert(self._work("compare_in_worker", task, into)["compared"], Compared)
+
+    def _work(self, function: str, task: dict[str, Any], descriptor: int) -> dict[str, Any]:
+        """What a worker of its own makes of the task. Raises what it says, or what became of it."""
         pipe, theirs = os.pipe2(os.O_CLOEXEC)
         try:
             try:
-                child = self._spawner.fork(f"{WORKER}:apply_in_worker", [task], [layer, theirs])
+                child = self._spawner.fork(f"{WORKER}:{function}", [task], [descriptor, theirs])
             finally:
                 os.close(theirs)
             outcome = self._outcome(child, pipe)
@@ -107,8 +134,7 @@ class TarDiffer:
             os.close(pipe)
         if "code" in outcome:
             raise by_code(outcome["code"], outcome["message"])
-        _mark_opaque(mounts, [path.encode("utf-8", "surrogateescape") for path in outcome["opaque"]])
-        return msgspec.convert(outcome["applied"], Applied)
+        return outcome
 
     def settle(self, layers: tuple[Alone, ...], below: tuple[Mount, ...]) -> int:
         """As the contract has it."""

@@ -46,4 +46,4 @@ def _make(context: Context[Config]) -> object:
     )
 
 
-plugin = Plugin(factory=_make, config=Config, forked=("intermodal_tar.worker",), capabilities=("alone",))
+plugin = Plugin(factory=_make, config=Config, forked=("intermodal_tar.worker",), capabilities=("alone", "compare"))

@@ -19,7 +19,7 @@ from intermodal_core.contracts.common import Mount
 from intermodal_core.errors import FailedPrecondition, InvalidArgument, from_os_error
 from intermodal_snapshots.mounts import mount_all
 
-__all__ = ["Place", "drop_privileges", "enter", "upper_directory"]
+__all__ = ["Pair", "Place", "drop_privileges", "enter", "enter_pair", "upper_directory"]
 
 # CHOWN, DAC_OVERRIDE, FOWNER, FSETID, MKNOD, SETFCAP of capability.h.
 _KEPT: Final = 1 << 0 | 1 << 1 | 1 << 3 | 1 << 4 | 1 << 27 | 1 << 31
@@ -35,6 +35,14 @@ class Place(NamedTuple):
     root: int
     lower: int
     fresh: bool
+
+
+class Pair(NamedTuple):
+    """Two trees to compare: the open root of the lower one or -1, of the upper one, and of the upper's own directory or -1."""
+
+    lower: int
+    upper: int
+    guide: int
 
 
 class _Sealed:
@@ -73,11 +81,7 @@ def enter(mounts: Sequence[Mount], scratch: str) -> Place:
     `scratch` is an empty directory to mount on, which may be shared: nobody else sees these mounts. Raises what the
     failed step means.
     """
-    try:
-        sc.unshare(sc.CLONE_NEWNS | sc.CLONE_NEWNET | sc.CLONE_NEWIPC)
-        sc.mount("none", "/", "", sc.MS_REC | sc.MS_PRIVATE)
-    except OSError as error:
-        raise from_os_error(error, "isolate the apply worker (it needs CAP_SYS_ADMIN)") from error
+    _isolate()
     overlay = upper_directory(mounts)
     if overlay is not None and _is_empty(overlay[0]):
         upper, lowers, options = overlay
@@ -91,6 +95,43 @@ def enter(mounts: Sequence[Mount], scratch: str) -> Place:
         return Place(_pivot((Mount("bind", upper, ("rbind", "rw")),), scratch), lower, True)
     root = _pivot(mounts, scratch)
     return Place(root, -1, not os.listdir(root))
+
+
+def enter_pair(lower: Sequence[Mount], upper: Sequence[Mount], scratch: str) -> Pair:
+    """Mount both read-only where nobody else sees it, and keep nothing of the machine but these trees.
+
+    An overlay's upper directory is mounted as the topmost of the lower ones: another mount may be writing to it.
+    """
+    _isolate()
+    below = _seen(lower, scratch) if lower else -1
+    overlay = upper_directory(upper)
+    guide = -1
+    if overlay is None:
+        above = _seen(upper, scratch)
+    else:
+        directory, lowers, options = overlay
+        layers = "lowerdir=" + ":".join((directory, *lowers))
+        above = _seen((Mount("overlay", "overlay", (*options, layers)),), scratch)
+        guide = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC) if lower else -1
+    os.close(_pivot((Mount("tmpfs", "tmpfs", ("size=64k",)),), scratch))
+    return Pair(below, above, guide)
+
+
+def _seen(mounts: Sequence[Mount], scratch: str) -> int:
+    """The open root of mounts that have no name any more."""
+    mount_all(mounts, scratch)
+    fd = os.open(scratch, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    for _ in mounts:
+        sc.umount(scratch, sc.MNT_DETACH)
+    return fd
+
+
+def _isolate() -> None:
+    try:
+        sc.unshare(sc.CLONE_NEWNS | sc.CLONE_NEWNET | sc.CLONE_NEWIPC)
+        sc.mount("none", "/", "", sc.MS_REC | sc.MS_PRIVATE)
+    except OSError as error:
+        raise from_os_error(error, "isolate the worker (it needs CAP_SYS_ADMIN)") from error
 
 
 def drop_privileges(keep: Sequence[int]) -> None:

@@ -12,7 +12,7 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, Final
 
 import msgspec
@@ -29,10 +29,12 @@ from intermodal_core.errors import (
 )
 
 from intermodal_tar.apply import apply_layer, apply_layer_alone
+from intermodal_tar.changes import changes
 from intermodal_tar.decompress import LayerStream
-from intermodal_tar.seal import drop_privileges, enter
+from intermodal_tar.packing import pack
+from intermodal_tar.seal import drop_privileges, enter, enter_pair
 
-__all__ = ["Task", "apply_in_worker"]
+__all__ = ["CompareTask", "Task", "apply_in_worker", "compare_in_worker"]
 
 hashlib.sha256(b"")
 ctypes.CDLL("libgcc_s.so.1")
@@ -52,6 +54,32 @@ class Task(msgspec.Struct, frozen=True):
     alone: bool = False
 
 
+class CompareTask(msgspec.Struct, frozen=True):
+    """What a worker is told that compares."""
+
+    lower: tuple[Mount, ...]
+    upper: tuple[Mount, ...]
+    media_type: str
+    scratch: str
+    latest: int | None = None
+
+
+def compare_in_worker(args: list[Any], fds: list[int]) -> int:
+    """Write the layer that the CompareTask in `args[0]` asks for to `fds[0]`, and the outcome to the pipe `fds[1]`.
+
+    One JSON object: `compared`, or `code` and `message`.
+    """
+    into, pipe = fds
+    return _report(lambda: _compare(msgspec.convert(args[0], CompareTask), into, pipe), pipe, "compare the trees")
+
+
+def _compare(task: CompareTask, into: int, pipe: int) -> dict[str, Any]:
+    pair = enter_pair(task.lower, task.upper, task.scratch)
+    drop_privileges([into, pipe, *(fd for fd in pair if fd >= 0)])
+    found = changes(pair.lower, pair.upper, pair.guide)
+    return {"compared": msgspec.to_builtins(pack(found, pair.upper, into, task.media_type, task.latest))}
+
+
 def apply_in_worker(args: list[Any], fds: list[int]) -> int:
     """Apply the layer in `fds[0]` as the Task in `args[0]` says, and write the outcome to the pipe `fds[1]`.
 
@@ -60,19 +88,23 @@ def apply_in_worker(args: list[Any], fds: list[int]) -> int:
     """
     gc.disable()  # nothing here makes cycles, and the spawner's memory stays shared
     layer, pipe = fds
+    return _report(lambda: _apply(msgspec.convert(args[0], Task), layer, pipe), pipe, "apply the layer")
+
+
+def _report(work: Callable[[], dict[str, Any]], pipe: int, doing: str) -> int:
     try:
-        outcome = _apply(msgspec.convert(args[0], Task), layer, pipe)
+        outcome = work()
     except IntermodalError as error:
         outcome = {"code": error.code, "message": error.message}
     except BrokenPipeError:
         return 1  # nobody waits any more
     except OSError as error:
-        failed = from_os_error(error, "apply the layer")
+        failed = from_os_error(error, doing)
         outcome = {"code": failed.code, "message": failed.message}
     except MemoryError:
-        outcome = {"code": ResourceExhausted.code, "message": "The layer needs more memory than its worker may use"}
+        outcome = {"code": ResourceExhausted.code, "message": f"To {doing} takes more memory than a worker may use"}
     except BaseException as error:
-        outcome = {"code": Internal.code, "message": f"The apply worker failed: {type(error).__name__}: {error}"}
+        outcome = {"code": Internal.code, "message": f"To {doing} failed: {type(error).__name__}: {error}"}
     data = json.dumps(outcome).encode()
     while data:
         data = data[os.write(pipe, data) :]

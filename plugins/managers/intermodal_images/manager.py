@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 
 from intermodal_core.contracts.common import Descriptor, Mount, Platform
 from intermodal_core.contracts.image_sources import Access, Host
 from intermodal_core.contracts.managers.images import (
+    CommitRequest,
     FromRootfs,
     Progress,
     Pulled,
@@ -22,25 +23,15 @@ from intermodal_core.contracts.managers.store import Image, Scope, Store
 from intermodal_core.errors import InvalidArgument, NotFound
 from intermodal_core.registry import Registry
 from intermodal_oci import platforms, references
-from intermodal_oci.model import (
-    OCI_CONFIG,
-    OCI_LAYER_GZIP,
-    OCI_MANIFEST,
-    ContainerConfig,
-    History,
-    ImageConfig,
-    Manifest,
-    RootFS,
-    encode,
-)
+from intermodal_oci.model import OCI_LAYER_GZIP
 
 from intermodal_images.archive import Archive, read_archive
 from intermodal_images.blobs import Blobs
 from intermodal_images.downloads import Downloads
 from intermodal_images.importing import check_whole, images_of
+from intermodal_images.layering import Layering
 from intermodal_images.pulling import Puller
 from intermodal_images.pushing import Pusher
-from intermodal_images.rootfs import pack
 from intermodal_images.threads import on_thread
 from intermodal_images.tree import Tree
 from intermodal_images.unpacker import Unpacker
@@ -58,6 +49,7 @@ class ImagesManager:
         self._registry = registry
         self._unpacker = Unpacker(store, registry)
         self._puller = Puller(store, registry, self._unpacker, Downloads(store, downloads, ranges, ranged))
+        self._layering = Layering(store, registry)
         self._pusher = Pusher(store, registry, downloads)
 
     async def import_archive(
@@ -140,28 +132,28 @@ class ImagesManager:
 
     async def from_rootfs(self, scope: Scope, request: FromRootfs, *, report: Report | None = None) -> Image:
         """Make a one-layer image of a directory."""
-        name = references.normalise(request.name)
-        loop = asyncio.get_running_loop()
-        count = 0
+        if report is not None:
+            report(Progress("pack", request.directory))
+        async with self._store.leases.hold(scope, tidy=True) as held:
+            return await self._layering.from_rootfs(held, request)
 
-        def packed(_: str) -> None:
-            nonlocal count
-            count += 1
-            if report is not None and count % 256 == 0:
-                loop.call_soon_threadsafe(report, Progress("pack", request.directory, count))
+    async def commit(self, scope: Scope, request: CommitRequest) -> Image:
+        """Make an image of a container."""
+        async with self._store.leases.hold(scope, tidy=True) as held:
+            return await self._layering.commit(held, request)
 
-        async with self._writing(scope) as blobs:
-            digest, diff_id, size = await on_thread(lambda: pack(request.directory, blobs, packed), blobs.stop)
-            layer = Descriptor(OCI_LAYER_GZIP, digest, size)
-            config = encode(_config(request, diff_id))
-            config_descriptor = Descriptor(OCI_CONFIG, await blobs.put(config), len(config))
-            manifest = encode(
-                Manifest(schema_version=2, media_type=OCI_MANIFEST, config=config_descriptor, layers=(layer,))
-            )
-            target = Descriptor(OCI_MANIFEST, await blobs.put(manifest), len(manifest))
-            await Tree(self._store, blobs.scope).label(target, set())
-            image = Image(scope.namespace, name, target)
-            return await self._store.write(lambda tx: self._store.put_image(tx, image))
+    async def compare(
+        self,
+        scope: Scope,
+        lower: Sequence[Mount],
+        upper: Sequence[Mount],
+        media_type: str = "",
+        labels: Mapping[str, str] | None = None,
+        latest: int | None = None,
+    ) -> Descriptor:
+        """Make a layer."""
+        made = await self._layering.compare(scope, lower, upper, media_type or OCI_LAYER_GZIP, labels, latest)
+        return Descriptor(made.media_type, made.digest, made.size, {"containerd.io/uncompressed": made.diff_id})
 
     async def unpack(
         self, scope: Scope, name: str, snapshotter: str = "", *, platform: str = "", report: Report | None = None
@@ -213,22 +205,3 @@ def _reading(archive: int, blobs: Blobs, progress: Callable[[int], None]) -> Cal
 def _plain(target: Descriptor) -> Descriptor:
     """A descriptor as an image record keeps it: what the archive called it is the record's name."""
     return Descriptor(target.media_type, target.digest, target.size)
-
-
-def _config(request: FromRootfs, diff_id: str) -> ImageConfig:
-    here = platforms.host()
-    return ImageConfig(
-        architecture=here.architecture,
-        os=here.os,
-        variant=here.variant,
-        config=ContainerConfig(
-            user=request.user,
-            env=request.env,
-            entrypoint=request.entrypoint,
-            cmd=request.cmd,
-            working_dir=request.workdir,
-            labels=request.labels,
-        ),
-        rootfs=RootFS(diff_ids=(diff_id,)),
-        history=(History(created_by=f"imod images from-rootfs {request.name}"),),
-    )

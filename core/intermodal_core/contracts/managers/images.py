@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 import msgspec
@@ -12,6 +12,7 @@ from intermodal_core.contracts.image_sources import Access, Host
 from intermodal_core.contracts.managers.store import Image, Scope
 
 __all__ = [
+    "CommitRequest",
     "FromRootfs",
     "Images",
     "Progress",
@@ -98,6 +99,21 @@ class Pulled(msgspec.Struct, frozen=True):
     unpacked: str
 
 
+class CommitRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """What `commit` makes of a container; what is not said of how to run it stays as its image has it."""
+
+    container: str
+    name: str
+    author: str = ""
+    message: str = ""
+    cmd: tuple[str, ...] | None = None
+    entrypoint: tuple[str, ...] | None = None
+    env: tuple[str, ...] = ()
+    workdir: str = ""
+    user: str = ""
+    labels: dict[str, str] = {}
+
+
 class Unpacked(msgspec.Struct, frozen=True):
     """An image ready to be run: its config as JSON, and the committed snapshot of its top layer."""
 
@@ -151,6 +167,23 @@ class Images(Protocol):
         self, scope: Scope, name: str, snapshotter: str = "", *, platform: str = "", report: Report | None = None
     ) -> Unpacked:
         """Make the image's chain of snapshots, whatever of it is missing; two callers share the work."""
+
+    async def commit(self, scope: Scope, request: CommitRequest) -> Image:
+        """Make an image of what a container has changed, on top of its own image.
+
+        A container that runs goes on; what it writes meanwhile may or may not be in it.
+        """
+
+    async def compare(
+        self,
+        scope: Scope,
+        lower: Sequence[Mount],
+        upper: Sequence[Mount],
+        media_type: str = "",
+        labels: Mapping[str, str] | None = None,
+        latest: int | None = None,
+    ) -> Descriptor:
+        """Make a layer of what lies between two sets of mounts, as a blob; `latest` as `Differ.compare` has it."""
 
     async def apply(self, scope: Scope, layer: Descriptor, mounts: Sequence[Mount]) -> Descriptor:
         """Apply a layer of the content store onto mounts; returns the descriptor of the uncompressed tar.

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
+from intermodal_core.background import finished
 from intermodal_core.contracts.image_sources import Access
-from intermodal_core.contracts.managers.images import FromRootfs, PullRequest, PushRequest
+from intermodal_core.contracts.managers.images import CommitRequest, FromRootfs, PullRequest, PushRequest
 from intermodal_core.errors import InvalidArgument
 
 from intermodal_control.methods.room import Nothing, Params, Room
@@ -34,6 +36,13 @@ class TagImage(NamedImage):
     name: str
 
 
+class CommitContainer(Params):
+    """`images.commit`; a container that runs stands still meanwhile, unless `pause` is false."""
+
+    request: CommitRequest
+    pause: bool = True
+
+
 class ExplainRegistry(Params):
     """`registry.explain`."""
 
@@ -52,6 +61,7 @@ class ImageMethods(Room):
             "images.pull": Method(self._pull, cancel=True),
             "images.push": Method(self._push, cancel=True),
             "images.tag": Method(self._tag),
+            "images.commit": Method(self._commit, cancel=True),
             "registry.explain": Method(self._explain, cancel=True),
             "images.list": Method(self._list_images, cancel=True),
             "images.remove": Method(self._remove_image),
@@ -89,6 +99,18 @@ class ImageMethods(Room):
     async def _tag(self, call: Call) -> Any:
         params = call.params(TagImage)
         return await self._images.tag(call.scope, params.image, params.name)
+
+    async def _commit(self, call: Call) -> Any:
+        params = call.params(CommitContainer)
+        view = await self._containers.get(call.scope, params.request.container)
+        request = msgspec.structs.replace(params.request, container=view.id)
+        if not params.pause or view.status != "running":
+            return await self._images.commit(call.scope, request)
+        await self._containers.pause(call.scope, view.id)
+        try:
+            return await self._images.commit(call.scope, request)
+        finally:
+            await finished(self._containers.resume(call.scope, view.id))
 
     async def _explain(self, call: Call) -> Any:
         params = call.params(ExplainRegistry)
