@@ -6,8 +6,8 @@ import os
 import sys
 from argparse import REMAINDER, SUPPRESS
 
+from intermodal.cli import archives, contents, transfers
 from intermodal.cli import options as values
-from intermodal.cli import transfers
 from intermodal.cli.errors import FAILED, DaemonError, Failure
 from intermodal.cli.output import add_list_arguments, age, show_list
 from intermodal.cli.progress import Bars
@@ -29,6 +29,9 @@ def add_arguments(command: str, parser: Parser) -> None:
     transfers.add_push(commands)
     _add_import(commands)
     _add_from_rootfs(commands)
+    archives.add_export(commands)
+    archives.add_convert(commands)
+    contents.add(commands)
     tag = commands.add_parser("tag", help="give one more name", usage="imod images tag IMAGE NAME")
     tag.add_argument("image", metavar="IMAGE", help=SUPPRESS)
     tag.add_argument("name", metavar="NAME", help=SUPPRESS)

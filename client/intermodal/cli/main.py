@@ -38,7 +38,7 @@ COMMANDS = {
     "wait": ("containers", "wait until containers end, print their status"),
     "rm": ("containers", "remove containers"),
     "commit": ("commit", "make an image of what a container has changed"),
-    "images": ("images", "pull, push, import, from-rootfs, tag, ls, rm"),
+    "images": ("images", "pull, push, ls, rm, import, export, inspect, mount, ..."),
     "registry": ("registry", "show how a registry would be asked for an image"),
     "gc": ("storage", "remove what nothing needs; say why the rest stays"),
     "du": ("storage", "show where the bytes are"),

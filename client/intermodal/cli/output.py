@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from intermodal.cli.main import Parser
 
-__all__ = ["add_list_arguments", "age", "outcome", "show_list", "table", "utc"]
+__all__ = ["add_list_arguments", "age", "outcome", "show_list", "size", "table", "utc"]
 
 _SPANS = (
     (86400 * 365, "years"),
@@ -84,6 +84,16 @@ def age(nanoseconds: int) -> str:
             count = int(passed // span)
             return f"{count} {unit if count != 1 else unit[:-1]}"
     return "0 seconds"
+
+
+def size(count: int) -> str:
+    """Bytes in the unit that fits."""
+    amount, unit = float(count), "B"
+    for unit in ("B", "kB", "MB", "GB", "TB"):
+        if amount < 1000 or unit == "TB":
+            break
+        amount /= 1000
+    return f"{count} B" if unit == "B" else f"{amount:.1f} {unit}"
 
 
 def utc(nanoseconds: int) -> str:

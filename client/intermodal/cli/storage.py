@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from argparse import SUPPRESS
 
-from intermodal.cli.output import add_list_arguments, show_list
+from intermodal.cli.output import add_list_arguments, show_list, size
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -48,14 +48,14 @@ def gc(session: Session, options: argparse.Namespace) -> int:
         "TYPE": lambda each: each["type"],
         "NAMESPACE": lambda each: each["namespace"],
         "KEY": lambda each: each["key"],
-        "SIZE": lambda each: _size(each["size"]) if each["size"] else "",
+        "SIZE": lambda each: size(each["size"]) if each["size"] else "",
         "WHY": lambda each: each["why"],
     }
     if garbage or options.output == "json" or options.quiet:
         show_list(options, garbage, lambda each: each["key"], columns)
     if options.output == "table" and not options.quiet:
         verb = "would go" if options.dry_run else "went"
-        freed = _size(sum(each["size"] for each in garbage))
+        freed = size(sum(each["size"] for each in garbage))
         print(f"{len(garbage)} objects {verb}, {freed} of content; {done['kept']} stay", file=sys.stderr)
     return 0
 
@@ -90,7 +90,7 @@ def du(session: Session, options: argparse.Namespace) -> int:
             uses,
             lambda use: use["key"],
             {
-                "SIZE": lambda use: _size(use["size"]),
+                "SIZE": lambda use: size(use["size"]),
                 "TYPE": lambda use: use["type"],
                 "NAMESPACES": lambda use: ",".join(use["namespaces"]),
                 "KEY": lambda use: use["key"],
@@ -116,17 +116,7 @@ def du(session: Session, options: argparse.Namespace) -> int:
         {
             "TYPE": lambda row: row["type"],
             "OBJECTS": lambda row: str(row["count"]),
-            "SIZE": lambda row: _size(row["size"]),
-            "RECLAIMABLE": lambda row: _size(row["free"]),
+            "SIZE": lambda row: size(row["size"]),
+            "RECLAIMABLE": lambda row: size(row["free"]),
         },
     )
-
-
-def _size(count: int) -> str:
-    """Bytes in the unit that fits."""
-    amount, unit = float(count), "B"
-    for unit in ("B", "kB", "MB", "GB", "TB"):
-        if amount < 1000 or unit == "TB":
-            break
-        amount /= 1000
-    return f"{count} B" if unit == "B" else f"{amount:.1f} {unit}"

@@ -12,6 +12,9 @@ from intermodal_core.contracts.image_sources import Access, Host
 from intermodal_core.contracts.managers.images import (
     CommitRequest,
     FromRootfs,
+    ImageStep,
+    ImageView,
+    Mounted,
     Progress,
     Pulled,
     PullRequest,
@@ -27,9 +30,12 @@ from intermodal_oci.model import OCI_LAYER_GZIP
 
 from intermodal_images.archive import Archive, read_archive
 from intermodal_images.blobs import Blobs
+from intermodal_images.converting import convert
 from intermodal_images.downloads import Downloads
+from intermodal_images.exporting import export
 from intermodal_images.importing import check_whole, images_of
 from intermodal_images.layering import Layering
+from intermodal_images.looking import history, view
 from intermodal_images.pulling import Puller
 from intermodal_images.pushing import Pusher
 from intermodal_images.threads import on_thread
@@ -37,6 +43,9 @@ from intermodal_images.tree import Tree
 from intermodal_images.unpacker import Unpacker
 
 __all__ = ["ImagesManager"]
+
+#: On the snapshots that `mount` makes.
+_MOUNTED = "intermodal.io/mounted"
 
 
 class ImagesManager:
@@ -136,6 +145,75 @@ class ImagesManager:
             report(Progress("pack", request.directory))
         async with self._store.leases.hold(scope, tidy=True) as held:
             return await self._layering.from_rootfs(held, request)
+
+    async def export(
+        self,
+        scope: Scope,
+        images: Sequence[str],
+        into: int,
+        *,
+        format: str = "oci",
+        platform: str = "",
+        report: Report | None = None,
+    ) -> None:
+        """Write an archive."""
+        found = [await self.resolve(scope, image) for image in images]
+        if not found:
+            raise InvalidArgument("no image was named to be exported")
+        one = platforms.parse(platform) if platform else None
+        async with self._store.leases.hold(scope) as held:
+            await export(self._store, held, found, into, format, one, one or platforms.host(), report)
+
+    async def convert(
+        self, scope: Scope, image: str, name: str, to: str, *, platform: str = "", report: Report | None = None
+    ) -> Image:
+        """Compress in another way."""
+        found = await self.resolve(scope, image)
+        wanted = platforms.parse(platform) if platform else platforms.host()
+        async with self._store.leases.hold(scope, tidy=True) as held:
+            return await convert(self._store, held, found, name, to, wanted, report)
+
+    async def inspect(self, scope: Scope, image: str, *, platform: str = "") -> ImageView:
+        """All that is known."""
+        wanted = platforms.parse(platform) if platform else platforms.host()
+        return await view(self._store, self._registry, scope, await self.resolve(scope, image), wanted)
+
+    async def history(self, scope: Scope, image: str, *, platform: str = "") -> list[ImageStep]:
+        """The steps."""
+        wanted = platforms.parse(platform) if platform else platforms.host()
+        return await history(self._store, scope, await self.resolve(scope, image), wanted)
+
+    async def prune(self, scope: Scope, *, dry_run: bool = False) -> list[Image]:
+        """Forget what no container uses."""
+        used = {container.image for container in await self._store.containers.select(scope)}
+        unused = [image for image in await self._store.images.select(scope) if image.name not in used]
+        for image in unused if not dry_run else []:
+            await self._store.images.delete(scope, image.name, image.target)
+        if unused and not dry_run:
+            await self._store.collector.collect()
+        return unused
+
+    async def mount(
+        self, scope: Scope, image: str, key: str, *, writable: bool = False, snapshotter: str = ""
+    ) -> Mounted:
+        """A snapshot for the caller to mount."""
+        found = await self.resolve(scope, image)
+        unpacked = await self._unpacker.unpack(scope, found, snapshotter, platforms.host(), None)
+        make = self._store.snapshots.prepare if writable else self._store.snapshots.view
+        labels = {"containerd.io/gc.root": key, _MOUNTED: unpacked.snapshotter}
+        mounts = await make(scope, unpacked.snapshotter, key, unpacked.chain_id, labels)
+        return Mounted(unpacked.snapshotter, key, tuple(mounts))
+
+    async def unmount(self, scope: Scope, key: str) -> None:
+        """Drop the snapshot."""
+        for record in self._registry.records("snapshotters"):
+            if record.state not in ("ready", "available"):
+                continue
+            for info in await self._store.snapshots.select(scope, record.name, [f'labels."{_MOUNTED}"']):
+                if info.key == key:
+                    await self._store.snapshots.remove(scope, record.name, key)
+                    return
+        raise NotFound(f"no image is mounted at {key} in the namespace {scope.namespace}")
 
     async def commit(self, scope: Scope, request: CommitRequest) -> Image:
         """Make an image of a container."""

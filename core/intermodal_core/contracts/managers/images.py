@@ -14,7 +14,11 @@ from intermodal_core.contracts.managers.store import Image, Scope
 __all__ = [
     "CommitRequest",
     "FromRootfs",
+    "ImageStep",
+    "ImageView",
     "Images",
+    "LayerView",
+    "Mounted",
     "Progress",
     "PullRequest",
     "Pulled",
@@ -99,6 +103,50 @@ class Pulled(msgspec.Struct, frozen=True):
     unpacked: str
 
 
+class LayerView(msgspec.Struct, frozen=True):
+    """A layer: its blob, the digest of its tar, the name of the snapshot that it makes, whether the blob is here."""
+
+    blob: Descriptor
+    diff_id: str
+    chain_id: str
+    here: bool
+
+
+class ImageView(msgspec.Struct, frozen=True):
+    """All that is known of an image for one platform; `config` is its JSON, `size` of documents and layers as they are sent.
+
+    `platforms` are those that there are, `unpacked` the snapshotters that have it.
+    """
+
+    image: Image
+    platforms: tuple[str, ...]
+    manifest: Descriptor
+    config_blob: Descriptor
+    config: msgspec.Raw
+    layers: tuple[LayerView, ...]
+    unpacked: tuple[str, ...]
+    size: int
+
+
+class ImageStep(msgspec.Struct, frozen=True):
+    """How an image came to be, one step: `digest` and `size` of its layer, "" and 0 where it made none."""
+
+    created: str = ""
+    created_by: str = ""
+    comment: str = ""
+    author: str = ""
+    digest: str = ""
+    size: int = 0
+
+
+class Mounted(msgspec.Struct, frozen=True):
+    """An image to be mounted by whoever asked: its mounts, and the key by which `unmount` knows it."""
+
+    snapshotter: str
+    key: str
+    mounts: tuple[Mount, ...]
+
+
 class CommitRequest(msgspec.Struct, frozen=True, kw_only=True):
     """What `commit` makes of a container; what is not said of how to run it stays as its image has it."""
 
@@ -167,6 +215,44 @@ class Images(Protocol):
         self, scope: Scope, name: str, snapshotter: str = "", *, platform: str = "", report: Report | None = None
     ) -> Unpacked:
         """Make the image's chain of snapshots, whatever of it is missing; two callers share the work."""
+
+    async def export(
+        self,
+        scope: Scope,
+        images: Sequence[str],
+        into: int,
+        *,
+        format: str = "oci",
+        platform: str = "",
+        report: Report | None = None,
+    ) -> None:
+        """Write images to a descriptor as a tar: `oci`, a layout that Docker's tools read as well, or `docker`.
+
+        Of an index what `platform` needs, or this machine's. Raises NotFound where blobs are missing, saying how to fetch
+        them.
+        """
+
+    async def convert(
+        self, scope: Scope, image: str, name: str, to: str, *, platform: str = "", report: Report | None = None
+    ) -> Image:
+        """The same image with its layers compressed by `gzip`, `zstd` or `none`, for one platform, under a name."""
+
+    async def inspect(self, scope: Scope, image: str, *, platform: str = "") -> ImageView:
+        """All that is known of it."""
+
+    async def history(self, scope: Scope, image: str, *, platform: str = "") -> list[ImageStep]:
+        """How it came to be, the latest step first."""
+
+    async def prune(self, scope: Scope, *, dry_run: bool = False) -> list[Image]:
+        """Forget the images that no container uses; those that went, or would go."""
+
+    async def mount(
+        self, scope: Scope, image: str, key: str, *, writable: bool = False, snapshotter: str = ""
+    ) -> Mounted:
+        """A snapshot of the image for the caller to mount, kept until `unmount`; read-only, or `writable` on top of it."""
+
+    async def unmount(self, scope: Scope, key: str) -> None:
+        """Drop what `mount` made, with all that was written to it; the caller has unmounted it."""
 
     async def commit(self, scope: Scope, request: CommitRequest) -> Image:
         """Make an image of what a container has changed, on top of its own image.

@@ -43,6 +43,47 @@ class CommitContainer(Params):
     pause: bool = True
 
 
+class ExportImages(Params):
+    """`images.export`; one descriptor, to write to."""
+
+    images: tuple[str, ...]
+    format: str = "oci"
+    platform: str = ""
+
+
+class PlatformImage(NamedImage):
+    """`images.inspect`, `images.history`."""
+
+    platform: str = ""
+
+
+class ConvertImage(PlatformImage):
+    """`images.convert`; `to` is gzip, zstd or none."""
+
+    name: str = ""
+    to: str = "zstd"
+
+
+class PruneImages(Params):
+    """`images.prune`."""
+
+    dry_run: bool = False
+
+
+class MountImage(NamedImage):
+    """`images.mount`; `key` names it for `images.unmount`."""
+
+    key: str
+    writable: bool = False
+    snapshotter: str = ""
+
+
+class UnmountImage(Params):
+    """`images.unmount`."""
+
+    key: str
+
+
 class ExplainRegistry(Params):
     """`registry.explain`."""
 
@@ -62,6 +103,13 @@ class ImageMethods(Room):
             "images.push": Method(self._push, cancel=True),
             "images.tag": Method(self._tag),
             "images.commit": Method(self._commit, cancel=True),
+            "images.export": Method(self._export, cancel=True),
+            "images.convert": Method(self._convert, cancel=True),
+            "images.inspect": Method(self._inspect, cancel=True),
+            "images.history": Method(self._history, cancel=True),
+            "images.prune": Method(self._prune),
+            "images.mount": Method(self._mount),
+            "images.unmount": Method(self._unmount),
             "registry.explain": Method(self._explain, cancel=True),
             "images.list": Method(self._list_images, cancel=True),
             "images.remove": Method(self._remove_image),
@@ -111,6 +159,47 @@ class ImageMethods(Room):
             return await self._images.commit(call.scope, request)
         finally:
             await finished(self._containers.resume(call.scope, view.id))
+
+    async def _export(self, call: Call) -> None:
+        params = call.params(ExportImages)
+        if len(call.descriptors) != 1:
+            raise InvalidArgument("images.export takes one descriptor, to write the archive to")
+        async with call.progress() as report:
+            await self._images.export(
+                call.scope,
+                params.images,
+                call.descriptors[0],
+                format=params.format,
+                platform=params.platform,
+                report=report,
+            )
+
+    async def _convert(self, call: Call) -> Any:
+        params = call.params(ConvertImage)
+        async with call.progress() as report:
+            return await self._images.convert(
+                call.scope, params.image, params.name, params.to, platform=params.platform, report=report
+            )
+
+    async def _inspect(self, call: Call) -> Any:
+        params = call.params(PlatformImage)
+        return await self._images.inspect(call.scope, params.image, platform=params.platform)
+
+    async def _history(self, call: Call) -> Any:
+        params = call.params(PlatformImage)
+        return await self._images.history(call.scope, params.image, platform=params.platform)
+
+    async def _prune(self, call: Call) -> Any:
+        return await self._images.prune(call.scope, dry_run=call.params(PruneImages).dry_run)
+
+    async def _mount(self, call: Call) -> Any:
+        params = call.params(MountImage)
+        return await self._images.mount(
+            call.scope, params.image, params.key, writable=params.writable, snapshotter=params.snapshotter
+        )
+
+    async def _unmount(self, call: Call) -> None:
+        await self._images.unmount(call.scope, call.params(UnmountImage).key)
 
     async def _explain(self, call: Call) -> Any:
         params = call.params(ExplainRegistry)
