@@ -338,12 +338,15 @@ class TarReader:
         return b"".join(parts)
 
     def _skip(self) -> None:
-        rest = self._left + self._padding
+        padding = self._padding
+        rest = self._left + padding
         self._left = self._padding = 0
         while rest > (have := self._end - self._at):
             rest -= have
             self._at = self._end
-            self._fill(1)
+            # umoci leaves out what follows the last entry's data; nothing of the layer is missing then.
+            if not self._fill(1, may_end=rest == padding):
+                return
         self._at += rest
 
     def _fill(self, need: int, may_end: bool = False) -> bool:

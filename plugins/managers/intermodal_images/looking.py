@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
 from intermodal_core.contracts.common import Descriptor, Platform
 from intermodal_core.contracts.managers.images import ImageStep, ImageView, LayerView
@@ -44,7 +46,7 @@ async def view(store: Store, registry: Registry, scope: Scope, image: Image, pla
         tuple(format_platform(each) for each in there),
         target,
         manifest.config,
-        msgspec.Raw(data),
+        msgspec.json.decode(data, type=dict[str, Any]),
         tuple(layers),
         tuple(unpacked),
         target.size + manifest.config.size + sum(layer.size for layer in manifest.layers),

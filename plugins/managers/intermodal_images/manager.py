@@ -6,6 +6,7 @@ import asyncio
 import os
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 from intermodal_core.contracts.common import Descriptor, Mount, Platform
 from intermodal_core.contracts.image_sources import Access, Host
@@ -23,7 +24,7 @@ from intermodal_core.contracts.managers.images import (
     Unpacked,
 )
 from intermodal_core.contracts.managers.store import Image, Scope, Store
-from intermodal_core.errors import InvalidArgument, NotFound
+from intermodal_core.errors import IntermodalError, InvalidArgument, NotFound
 from intermodal_core.registry import Registry
 from intermodal_oci import platforms, references
 from intermodal_oci.model import OCI_LAYER_GZIP
@@ -206,13 +207,17 @@ class ImagesManager:
 
     async def unmount(self, scope: Scope, key: str) -> None:
         """Drop the snapshot."""
+        used = Path(self._registry.config.core.root) / "snapshotters"
         for record in self._registry.records("snapshotters"):
-            if record.state not in ("ready", "available"):
+            if record.state not in ("ready", "available") or not (used / record.name).is_dir():
                 continue
-            for info in await self._store.snapshots.select(scope, record.name, [f'labels."{_MOUNTED}"']):
-                if info.key == key:
-                    await self._store.snapshots.remove(scope, record.name, key)
-                    return
+            try:
+                info = await self._store.snapshots.stat(scope, record.name, key)
+            except IntermodalError:
+                continue  # not of this one, or one that cannot be used here
+            if _MOUNTED in info.labels:
+                await self._store.snapshots.remove(scope, record.name, key)
+                return
         raise NotFound(f"no image is mounted at {key} in the namespace {scope.namespace}")
 
     async def commit(self, scope: Scope, request: CommitRequest) -> Image:

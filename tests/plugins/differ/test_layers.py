@@ -308,3 +308,16 @@ def test_the_plugin(lab: Any) -> None:
     assert isinstance(lab.differ, Differ)
     assert OCI + "+gzip" in lab.differ.media_types()
     assert DOCKER in lab.differ.media_types()
+
+
+def test_an_archive_that_ends_with_its_last_entrys_data(lab: Any) -> None:
+    """As umoci writes them: without the padding of the last block, and without the zeros at the end."""
+    whole = lab.tar(lab.entry("a", data=b"a" * 700), lab.entry("last", data=b"12345"))
+    end = whole.index(b"12345") + 5
+    path, mount = lab.directory()
+    lab.apply(whole[:end], [mount])
+    assert (path / "last").read_bytes() == b"12345"
+    for cut in (end - 1, end + 1, end + 100):
+        _, mount = lab.directory()
+        with pytest.raises(InvalidArgument):
+            lab.apply(whole[:cut], [mount])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import msgspec
 
@@ -122,7 +122,7 @@ class ImageView(msgspec.Struct, frozen=True):
     platforms: tuple[str, ...]
     manifest: Descriptor
     config_blob: Descriptor
-    config: msgspec.Raw
+    config: dict[str, Any]
     layers: tuple[LayerView, ...]
     unpacked: tuple[str, ...]
     size: int
