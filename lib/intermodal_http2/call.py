@@ -7,8 +7,7 @@ import base64
 import binascii
 import logging
 import re
-from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from contextlib import AbstractContextManager, aclosing
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -18,6 +17,7 @@ from intermodal_core.errors import IntermodalError, Internal, InvalidArgument
 from intermodal_http2 import status
 from intermodal_http2.frames import END_STREAM
 from intermodal_http2.messages import ENCODINGS, Messages, prefixed
+from intermodal_http2.requests import Requests
 from intermodal_http2.stream import Stream
 
 if TYPE_CHECKING:
@@ -31,6 +31,7 @@ log = logging.getLogger("intermodal.grpc")
 # gRPC's status codes that are not raised as errors of ours.
 _CANCELLED, _DEADLINE_EXCEEDED, _UNIMPLEMENTED, _UNAVAILABLE = 1, 4, 12, 14
 
+_CONTENT_TYPE = re.compile(rb"application/grpc(?:[+;].*)?")
 _TIMEOUT = re.compile(rb"([0-9]{1,8})([HMSmun])")
 _UNITS = {b"H": 3600.0, b"M": 60.0, b"S": 1.0, b"m": 1e-3, b"u": 1e-6, b"n": 1e-9}
 
@@ -107,7 +108,7 @@ class Exchange(Stream):
         self._method: Method | None = None
         self._messages = Messages(head.first(b"grpc-encoding"))
         self._request: bytes | None = None
-        self._requests: _Requests | None = None
+        self._requests: Requests | None = None
         self._task: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._begun = False  # the answer's first fields are out
@@ -117,7 +118,7 @@ class Exchange(Stream):
     def opened(self) -> None:
         """Find the method."""
         head = self.head
-        if head.method != b"POST" or not head.first(b"content-type").startswith(b"application/grpc"):
+        if head.method != b"POST" or not _CONTENT_TYPE.fullmatch(head.first(b"content-type")):
             self.send(ending=self.connection.fields(self.id, status.NOT_GRPC, END_STREAM))
             return
         method = self._method = self._methods.by_path.get(head.path)
@@ -139,7 +140,7 @@ class Exchange(Stream):
             seconds = int(found[1]) * _UNITS[found[2]]
             self._timer = asyncio.get_running_loop().call_later(seconds, self._expired)
         if method.requests:
-            self._requests = _Requests(self, method)
+            self._requests = Requests(self, method)
             self._begin(method, self._requests)
 
     def received(self, data: bytes) -> None:
@@ -189,7 +190,7 @@ class Exchange(Stream):
     def greet(self) -> None:
         """Send the fields that precede messages."""
         if not self._begun:
-            self.send(self._greeting())
+            self._answer()
 
     def fail(self, code: int, message: str) -> None:
         """End the call with an error; whatever runs for it is cancelled."""
@@ -205,14 +206,13 @@ class Exchange(Stream):
         """The server ends."""
         self.fail(_UNAVAILABLE, "the daemon is about to end; call again when it is back")
 
-    def _greeting(self) -> bytes:
-        if self._begun:
-            return b""
+    def _answer(self, data: bytes = b"", last: bool = False) -> None:
+        """Send what precedes messages, unless it was, then `data`, and if it is the last, the status OK."""
+        if self.gone:
+            return  # before a HEADERS frame is made, of which each must be sent
+        before = b"" if self._begun else self.connection.fields(self.id, status.HEADERS)
         self._begun = True
-        return self.connection.fields(self.id, status.HEADERS)
-
-    def _ok(self) -> bytes:
-        return self.connection.fields(self.id, status.OK, END_STREAM)
+        self.send(before, data, self.connection.fields(self.id, status.OK, END_STREAM) if last else b"")
 
     # What runs.
 
@@ -228,8 +228,7 @@ class Exchange(Stream):
                 if method.answers:
                     await self._stream(method, answer)
                 else:
-                    data = prefixed(method.encode(await answer))
-                    self.send(self._greeting(), data, self._ok())
+                    self._answer(prefixed(method.encode(await answer)), last=True)
                 return
             except IntermodalError as error:
                 failure = error
@@ -247,11 +246,11 @@ class Exchange(Stream):
         async with aclosing(answers):
             async for answer in answers:
                 self.connection.gather_turn()
-                self.send(self._greeting(), prefixed(method.encode(answer)))
+                self._answer(prefixed(method.encode(answer)))
                 if self.pending_size:
                     await self.drained()
         self.connection.gather_turn()
-        self.send(self._greeting(), ending=self._ok())
+        self._answer(last=True)
 
     def _done(self, _task: asyncio.Task[None]) -> None:
         self._task = None
@@ -268,53 +267,3 @@ class Exchange(Stream):
 
     def _expired(self) -> None:
         self.fail(_DEADLINE_EXCEEDED, "the time that the client gave is over")
-
-
-class _Requests:
-    """The messages of a call that takes many, as an async iterator; what waits in it fills the stream's window."""
-
-    def __init__(self, exchange: Exchange, method: Method) -> None:
-        self._exchange = exchange
-        self._method = method
-        self._waiting: deque[bytes] = deque()
-        self._held = 0
-        self._ended = False
-        self._waiter: asyncio.Future[None] | None = None
-
-    def put(self, messages: list[bytes], size: int) -> None:
-        """Messages that `size` bytes brought; bytes of one that is not complete yet are needed to complete it."""
-        self._held += size
-        self._waiting.extend(messages)
-        self._seen()
-
-    def end(self) -> None:
-        """There are no more."""
-        self._ended = True
-        self._seen()
-
-    def __aiter__(self) -> AsyncIterator[Any]:
-        return self
-
-    async def __anext__(self) -> Any:
-        while not self._waiting:
-            if self._ended:
-                raise StopAsyncIteration
-            self._waiter = asyncio.get_running_loop().create_future()
-            await self._waiter
-        message = self._waiting.popleft()
-        self._credit(len(message) if self._waiting else self._held)
-        try:
-            return self._method.decode(message)
-        except DecodeError:
-            raise Internal(f"{self._method.name}: a message is none of the method's type") from None
-
-    def _seen(self) -> None:
-        if not self._waiting:
-            self._credit(self._held)
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
-
-    def _credit(self, size: int) -> None:
-        size = min(size, self._held)
-        self._held -= size
-        self._exchange.credit(size)

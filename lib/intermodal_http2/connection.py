@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections import OrderedDict
 from collections.abc import Callable
 from typing import Final
 
@@ -16,13 +15,12 @@ from intermodal_http2.heads import Head
 from intermodal_http2.hpack import NO_TABLE
 from intermodal_http2.reader import Reader
 from intermodal_http2.stream import Stream
+from intermodal_http2.streams import Streams
 
 __all__ = ["Connection"]
 
 _log = logging.getLogger(__name__)
 
-#: Of streams that we ended before the peer did, so many are remembered: what still arrives for them is dropped.
-_REMEMBERED: Final = 1000
 _LEAVING: Final = b"leaving."
 
 
@@ -38,13 +36,11 @@ class Connection(Reader):
         super().__init__()
         self._application = application
         self._closed = closed
-        self.streams: dict[int, Stream] = {}
+        self.streams = Streams()
         #: Handlers that run, also those of streams that are gone.
         self.running = 0
         self._lost = False
         self._headers = Headers()
-        self._last = 0
-        self._dropped: OrderedDict[int, None] = OrderedDict()
         self._window = settings.CONNECTION_WINDOW  # that the peer may send
         self._leaving = False  # new streams are refused
         self._fields_begin = NO_TABLE
@@ -69,18 +65,15 @@ class Connection(Reader):
     # For streams.
 
     def fields(self, id: int, block: bytes, flags: int = 0) -> bytes:
-        """A HEADERS frame of fields that are written by `hpack.literal`, no more than fits into one frame."""
+        """A HEADERS frame, to be sent, of fields that are written by `hpack.literal`, no more than fits into one frame."""
         if self._fields_begin:
             block, self._fields_begin = self._fields_begin + block, b""
         return frames.frame(frames.HEADERS, frames.END_HEADERS | flags, id, block)
 
     def forget(self, stream: Stream, *, expecting: bool) -> None:
         """The stream is over; `expecting`: the peer may not know yet."""
-        stream.gone = True
-        del self.streams[stream.id]
+        self.streams.close(stream, expecting=expecting)
         self.outflow.drop(stream)
-        if expecting:
-            self._drop(stream.id)
         if self._leaving and not self.streams:
             self.close()
 
@@ -123,7 +116,7 @@ class Connection(Reader):
         if self._window <= settings.CONNECTION_WINDOW // 2:
             self.write(frames.window_update(0, settings.CONNECTION_WINDOW - self._window))
             self._window = settings.CONNECTION_WINDOW
-        stream = self._existing(id)
+        stream = self.streams.find(id)
         if stream is None:
             return
         if stream.remote_ended:
@@ -161,10 +154,10 @@ class Connection(Reader):
     def _block(self, id: int, block: bytes) -> None:
         """A whole header block: a request's head, or its trailers."""
         end = self._headers.end_stream
-        if id <= self._last:
+        if id <= self.streams.last:
             self._trailers(id, block, end)
             return
-        self._last = id
+        self.streams.last = id
         head = self._headers.head(block)
         if self._leaving or max(len(self.streams), self.running) >= settings.STREAMS:
             raise StreamFault(frames.REFUSED_STREAM, "no more calls now")
@@ -175,7 +168,7 @@ class Connection(Reader):
             self._ended(stream)
 
     def _trailers(self, id: int, block: bytes, end: bool) -> None:
-        stream = self._existing(id)
+        stream = self.streams.find(id)
         self._headers.trailers(block)
         if stream is not None:
             if stream.remote_ended:
@@ -205,9 +198,7 @@ class Connection(Reader):
         if len(payload) != 4:
             raise ConnectionFault(frames.FRAME_SIZE_ERROR, "RST_STREAM is four bytes")
         self._spend(self._resets)
-        if not id or id > self._last:
-            raise ConnectionFault(frames.PROTOCOL_ERROR, "RST_STREAM of a stream that was never opened")
-        stream = self.streams.get(id)
+        stream = self.streams.opened(id)
         if stream is not None:
             self.forget(stream, expecting=False)
             stream.lost()
@@ -247,7 +238,7 @@ class Connection(Reader):
             self.write(frames.frame(frames.PING, frames.ACK, 0, payload))
         elif payload == _LEAVING and not self._leaving:
             self._leaving = True
-            self.write(frames.goaway(self._last, frames.NO_ERROR))
+            self.write(frames.goaway(self.streams.last, frames.NO_ERROR))
             if not self.streams:
                 self.close()
 
@@ -268,9 +259,7 @@ class Connection(Reader):
                 raise ConnectionFault(frames.PROTOCOL_ERROR, "WINDOW_UPDATE by nothing")
             self.outflow.enlarge(increment)
             return
-        if id > self._last:
-            raise ConnectionFault(frames.PROTOCOL_ERROR, "WINDOW_UPDATE of a stream that was never opened")
-        stream = self.streams.get(id)
+        stream = self.streams.opened(id)
         if stream is None:
             return
         if not increment:
@@ -279,15 +268,6 @@ class Connection(Reader):
         self.outflow.pump()
 
     # What follows.
-
-    def _existing(self, id: int) -> Stream | None:
-        """The stream of a frame; None when it is one that we ended. Raises ConnectionFault when there cannot be one."""
-        stream = self.streams.get(id)
-        if stream is None and id not in self._dropped:
-            if not id or id > self._last:
-                raise ConnectionFault(frames.PROTOCOL_ERROR, f"stream {id} was never opened")
-            raise ConnectionFault(frames.STREAM_CLOSED, f"stream {id} is over")
-        return stream
 
     def _spend(self, budget: Budget) -> None:
         if not budget.spend():
@@ -310,17 +290,12 @@ class Connection(Reader):
             self.forget(stream, expecting=not stream.remote_ended)
             stream.lost()
         else:
-            self._drop(id)
-
-    def _drop(self, id: int) -> None:
-        self._dropped[id] = None
-        if len(self._dropped) > _REMEMBERED:
-            self._dropped.popitem(last=False)
+            self.streams.refuse(id)
 
     def fail(self, fault: ConnectionFault) -> None:
         """Give the connection up."""
         _log.warning("a connection is given up: %s", fault)
-        self.write(frames.goaway(self._last, fault.code, str(fault)))
+        self.write(frames.goaway(self.streams.last, fault.code, str(fault)))
         self._lose()
         self.close()
 

@@ -291,7 +291,9 @@ def test_a_request_that_is_cut_off(serving: Serving) -> None:
             assert peer.answer(stream)[1]["grpc-status"] == "13"
 
 
-@pytest.mark.parametrize("fields", [{":method": "GET"}, {"content-type": "text/html"}])
+@pytest.mark.parametrize(
+    "fields", [{":method": "GET"}, {"content-type": "text/html"}, {"content-type": "application/grpc-web"}]
+)
 def test_what_is_not_grpc(serving: Serving, fields: dict[str, str]) -> None:
     with connected(serving) as peer:
         head = {":method": "POST", ":scheme": "http", ":path": "/test.Echo/Say", "content-type": "application/grpc"}
@@ -310,6 +312,15 @@ def test_a_cheap_answer_is_one_write(serving: Serving) -> None:
                 assert received[3] == kind
                 received = received[9 + int.from_bytes(received[:3]) :]
             assert received == b""
+
+
+def test_content_types_of_grpc(serving: Serving) -> None:
+    with connected(serving) as peer:
+        for stream, kind in ((1, "application/grpc"), (3, "application/grpc+proto"), (5, "application/grpc;x=y")):
+            fields = [(":method", "POST"), (":scheme", "http"), (":path", "/test.Echo/Say"), ("content-type", kind)]
+            peer.frame(frames.HEADERS, frames.END_HEADERS, stream, bytes(peer.encoder.encode(fields)))
+            peer.frame(frames.DATA, frames.END_STREAM, stream, message(kind.encode()))
+            assert peer.answer(stream)[0] == message(kind.encode())
 
 
 def test_the_end_lets_calls_under_way_finish(serving: Serving) -> None:

@@ -252,10 +252,13 @@ def test_ping_and_settings_are_acknowledged(peer: Peer) -> None:
 
 
 def test_no_answer_uses_a_table(peer: Peer) -> None:
-    """A client that allows none is told at once that there is none, as it may insist."""
+    """A client that allows none is told at once that there is none, as it may insist; also if its first call was given up."""
     peer.send(setting(1, 0))
-    peer.decoder.header_table.maxsize = 0
-    for stream in (1, 3):
+    peer.decoder.max_allowed_table_size = 0
+    peer.request(1, "/test.Echo/Hang", message())
+    peer.ping()
+    peer.frame(frames.RST_STREAM, 0, 1, WORD(frames.CANCEL))
+    for stream in (3, 5):
         peer.request(stream, data=message())
         assert peer.answer(stream)[1] == {"grpc-status": "0"}
     assert not peer.decoder.header_table.dynamic_entries
