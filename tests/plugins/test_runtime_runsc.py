@@ -21,7 +21,8 @@ from intermodal_runsc.options import OPTIONS_TYPE, TYPE_URL
 from intermodal_runsc.platform import probe
 from intermodal_runsc.plugin import Config, plugin
 
-OWN_NETWORK = {"linux": {"namespaces": [{"type": "network"}]}}
+OWN_NETWORK = {"linux": {"namespaces": [{"type": "network", "path": "/run/netns/x"}]}}
+NO_NETWORK = {"linux": {"namespaces": [{"type": "network"}]}}
 
 
 @pytest.fixture(scope="module")
@@ -195,6 +196,9 @@ def test_options_that_are_none_of_runscs(
 def test_the_hosts_network(tmp_path: Path, spawner: Spawner, recorder: Path) -> None:
     """A sandbox's stack would take the host's addresses."""
     assert "--network=host " in create_call(tmp_path, spawner, spec={}, binary=str(recorder))
+    shutil.rmtree(tmp_path / "c")
+    assert "--network=none " in create_call(tmp_path, spawner, spec=NO_NETWORK, binary=str(recorder))
+    (tmp_path / "c" / "config.json").write_text("{}")
     runtime = make(tmp_path, spawner, binary=str(recorder), network="sandbox")
     with pytest.raises(InvalidArgument, match="host's network"):
         asyncio.run(runtime.create(TaskRef("ns", "c"), CreateTask(str(tmp_path / "c"))))

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from intermodal.cli.main import Parser, Session
 
-__all__ = ["add_arguments", "inspect", "kill", "pause", "ps", "rm", "stop", "unpause", "wait"]
+__all__ = ["add_arguments", "each", "inspect", "kill", "pause", "ps", "rm", "stop", "unpause", "wait"]
 
 COMMAND_WIDTH = 32
 
@@ -65,40 +65,40 @@ def ps(session: Session, options: argparse.Namespace) -> int:
 def inspect(session: Session, options: argparse.Namespace) -> int:
     """`imod inspect`: a list, also of one."""
     found: list[Any] = []
-    status = _each(options.containers, lambda name: found.append(session.ask("containers.inspect", container=name)))
+    status = each(options.containers, lambda name: found.append(session.ask("containers.inspect", container=name)))
     print(json.dumps(found, indent=2, ensure_ascii=False))
     return status
 
 
 def stop(session: Session, options: argparse.Namespace) -> int:
     """`imod stop`."""
-    return _each(options.containers, lambda name: _named(session, "containers.stop", name, timeout=options.time))
+    return each(options.containers, lambda name: _named(session, "containers.stop", name, timeout=options.time))
 
 
 def kill(session: Session, options: argparse.Namespace) -> int:
     """`imod kill`."""
     params = {"signal": options.signal, "all": options.all}
-    return _each(options.containers, lambda name: _named(session, "containers.kill", name, **params))
+    return each(options.containers, lambda name: _named(session, "containers.kill", name, **params))
 
 
 def pause(session: Session, options: argparse.Namespace) -> int:
     """`imod pause`."""
-    return _each(options.containers, lambda name: _named(session, "containers.pause", name))
+    return each(options.containers, lambda name: _named(session, "containers.pause", name))
 
 
 def unpause(session: Session, options: argparse.Namespace) -> int:
     """`imod unpause`."""
-    return _each(options.containers, lambda name: _named(session, "containers.resume", name))
+    return each(options.containers, lambda name: _named(session, "containers.resume", name))
 
 
 def rm(session: Session, options: argparse.Namespace) -> int:
     """`imod rm`."""
-    return _each(options.containers, lambda name: _named(session, "containers.remove", name, force=options.force))
+    return each(options.containers, lambda name: _named(session, "containers.remove", name, force=options.force))
 
 
 def wait(session: Session, options: argparse.Namespace) -> int:
     """`imod wait`."""
-    return _each(options.containers, lambda name: print(session.ask("containers.wait", container=name)["status"]))
+    return each(options.containers, lambda name: print(session.ask("containers.wait", container=name)["status"]))
 
 
 def _named(session: Session, method: str, name: str, **params: Any) -> None:
@@ -106,7 +106,7 @@ def _named(session: Session, method: str, name: str, **params: Any) -> None:
     print(name)
 
 
-def _each(names: list[str], action: Callable[[str], None]) -> int:
+def each(names: list[str], action: Callable[[str], None]) -> int:
     """Do it to each; one that fails is told of and does not keep the others from it."""
     status = 0
     for name in names:

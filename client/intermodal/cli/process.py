@@ -23,7 +23,9 @@ def add_arguments(command: str, parser: Parser) -> None:
     if command in ("run", "create"):
         parser.usage = f"imod {command} [OPTIONS] IMAGE [COMMAND...]"
         if command == "run":
-            parser.add_argument("--rm", action="store_true", help="remove the container when it ends")
+            parser.add_argument(
+                "--rm", action="store_true", help="remove it at its end; or --restart always, on-failure:5"
+            )
             parser.add_argument(
                 "-d",
                 "--detach",
@@ -103,6 +105,7 @@ def _add_container(parser: Parser) -> None:
     add("--cpus", metavar="N", default=0.0, type=values.cpus, help="limit: 0.5, 2")
     pulls = ("missing", "always", "never")
     add("--pull", metavar="WHEN", choices=pulls, default="missing", help="pull the image: missing, always, never")
+    add("--restart", metavar="POLICY", default="no", help=SUPPRESS)
     add("--hostname", metavar="NAME", default="", help="its host name")
     add("--entrypoint", metavar="COMMAND", default=None, help='replace the image\'s entrypoint ("": none)')
     add("--label", metavar="K=V", action="append", default=[], type=values.label, help="add a label")
@@ -206,6 +209,7 @@ def _run_options(options: argparse.Namespace) -> dict[str, Any]:
         "memory": options.memory,
         "cpus": options.cpus,
         "pull": options.pull,
+        "restart": options.restart,
         "hostname": options.hostname,
         "labels": dict(options.label),
         "readonly": options.read_only,

@@ -104,12 +104,16 @@ class Stats(msgspec.Struct, frozen=True):
 
 
 class RuntimeInfo(msgspec.Struct, frozen=True):
-    """What was found on this machine: the binary's path and its version line."""
+    """What was found on this machine: the binary's path and its version line.
+
+    `hides_writes` names the option by which what containers write is in no snapshot, "" where it is in theirs.
+    """
 
     name: str
     binary: str
     version: str
     annotations: dict[str, str] = {}
+    hides_writes: str = ""
 
 
 @runtime_checkable
@@ -209,6 +213,12 @@ class Runtime(Protocol):
         """[R24] Forget a process that has ended, once all output that was written has reached its sinks or their deadline;
         for init: unmount the root filesystem before it answers, and remove cgroup and shim, which may go on behind the
         answer; `create` of the same name waits for that. Raises FailedPrecondition when it still runs.
+        """
+
+    async def review(self, spec: bytes) -> list[str]:
+        """[R26] Sentences about what of a spec, OCI's `config.json`, is otherwise here than it says; nothing is run.
+
+        Raises FailedPrecondition for what cannot be honoured here.
         """
 
     async def processes(self, task: TaskRef) -> list[ProcessState]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import msgspec
 from google.protobuf.any_pb2 import Any as AnyMessage
 from intermodal_api.containerd.events import container_pb2 as events
-from intermodal_core.contracts.managers.store import Container, Scope
+from intermodal_core.contracts.managers.store import Choice, Container, Scope
 from intermodal_core.contracts.metadata import Transaction
 from intermodal_core.errors import AlreadyExists, InvalidArgument
 from intermodal_oci.references import validate_identifier, validate_labels
@@ -125,6 +125,18 @@ class Containers:
 
         await self._store.write(delete)
         self._store.collector.changed()
+
+    def repin(self, tx: Transaction, namespace: str, id: str, choice: Choice) -> None:
+        """Another runtime, within a transaction, with the event of an update."""
+        current = _get(tx, namespace, id)
+        updated = msgspec.structs.replace(current, choice=choice, runtime=choice.instance, updated_at=now())
+        if current.choice is not None and current.choice.plugin != choice.plugin:
+            updated = msgspec.structs.replace(updated, runtime_options=None)
+        tx.put(CONTAINERS, updated)
+        message = events.ContainerUpdate(
+            id=id, image=updated.image, labels=updated.labels, snapshot_key=updated.snapshot_key
+        )
+        self._store.emit(tx, namespace, "/containers/update", message)
 
     def remove(self, tx: Transaction, namespace: str, id: str) -> None:
         """Forget one within a transaction, with its event."""

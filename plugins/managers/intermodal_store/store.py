@@ -129,6 +129,13 @@ class Store:
         """What a runtime is now on this machine."""
         return await pin(self.registry, instance, why)
 
+    def capabilities(self, choice: Choice) -> tuple[str, ...]:
+        """Of the pinned runtime's plugin, once it is ready."""
+        for record in self.registry.records("runtimes"):
+            if record.plugin is not None and choice.plugin in (record.plugin_id, ""):
+                return record.plugin.capabilities
+        return ()
+
     async def runtime(self, choice: Choice) -> Any:
         """The runtime that was pinned."""
         return await pinned(self.registry, choice)

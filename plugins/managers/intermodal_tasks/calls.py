@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from intermodal_api.containerd.events import task_pb2 as events
 from intermodal_core.contracts.managers.store import Scope
 from intermodal_core.contracts.managers.tasks import Metric
-from intermodal_core.contracts.runtimes import ProcessState
+from intermodal_core.contracts.runtimes import ProcessState, Stats
 from intermodal_core.errors import IntermodalError, NotFound
 from intermodal_core.filters import compile_filters, resolver_of
 
@@ -87,6 +87,19 @@ class ProcessCalls(TaskTable):
         """Change limits."""
         task = await self._task(scope, container)
         await task.runtime.update(task.ref, resources)
+
+    async def checkpoint(
+        self, scope: Scope, container: str, path: str, options_type: str = "", options: bytes = b""
+    ) -> None:
+        """Write a checkpoint."""
+        task = await self._task(scope, container)
+        await task.runtime.checkpoint(task.ref, path, options_type, options)
+        await self._tell(scope, "/tasks/checkpointed", events.TaskCheckpointed(container_id=container, checkpoint=path))
+
+    async def counted(self, scope: Scope, container: str) -> tuple[str, Stats]:
+        """The runtime's name, and the task's counters."""
+        task = await self._task(scope, container)
+        return task.row.choice.instance, await task.runtime.stats(task.ref)
 
     async def metrics(self, scope: Scope, filters: Sequence[str] = ()) -> list[Metric]:
         """Counters of running tasks; filters on id. A task that ends meanwhile is left out."""

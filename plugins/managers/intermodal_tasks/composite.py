@@ -15,12 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+from intermodal_core.contracts.common import Mount
 from intermodal_core.contracts.managers.networks import AttachmentView, Networks, Wanted
 from intermodal_core.contracts.managers.store import Container, Scope, Store
 from intermodal_core.contracts.managers.tasks import ExecOptions, RunOptions, RuntimeView, TaskCreate
 from intermodal_core.contracts.metadata import Transaction
 from intermodal_core.contracts.runtimes import Exit, Stdio
-from intermodal_core.errors import AlreadyExists, FailedPrecondition, IntermodalError, NotFound
+from intermodal_core.errors import AlreadyExists, FailedPrecondition, IntermodalError, InvalidArgument, NotFound
 from intermodal_core.registry import Registry
 from intermodal_oci.spec import build_process
 
@@ -30,6 +31,7 @@ from intermodal_tasks.inventory import runtimes
 from intermodal_tasks.manager import Tasks
 from intermodal_tasks.moments import STOPPING, Moments
 from intermodal_tasks.process import RunningProcess
+from intermodal_tasks.restarts import LOG, STATUS, Restarts, labels_of
 from intermodal_tasks.specs import Lookups
 from intermodal_tasks.tables import RUNS, RunRow
 
@@ -69,6 +71,7 @@ class Composite(Containers):
         self._ending: dict[tuple[str, str], asyncio.Task[None]] = {}
         tasks.on_start = self._at_start
         tasks.on_exit = self._after_exit
+        self.restarts = Restarts(store, self._start_again)
 
     # Running.
 
@@ -77,6 +80,10 @@ class Composite(Containers):
         return await self._create(scope, options, pending=False)
 
     async def _create(self, scope: Scope, options: RunOptions, pending: bool) -> Container:
+        if options.restart != "no":
+            if options.remove:
+                raise InvalidArgument(f"a container that is removed at its end cannot be restarted ({options.restart})")
+            options = msgspec.structs.replace(options, labels=options.labels | labels_of(options.restart))
         container, phases = await self._creation.run(scope, options, pending)
         self._timings[scope.namespace, container.id] = phases
         return container
@@ -98,9 +105,17 @@ class Composite(Containers):
             await asyncio.shield(self.remove(scope, container.id, force=True))
             raise
 
-    async def start(self, scope: Scope, container: str, fds: tuple[int, int, int] | None) -> RunningProcess:
-        """Start a container that has no task, or an ended one."""
+    async def start(
+        self, scope: Scope, container: str, fds: tuple[int, int, int] | None, checkpoint: str = ""
+    ) -> RunningProcess:
+        """Start a container that has no task, or an ended one; from a checkpoint, a directory, where one is given."""
         record, row = await self._own(scope, container)
+        await self.restarts.started(scope, record)
+        return await self._begin(scope, record, row, fds, checkpoint)
+
+    async def _begin(
+        self, scope: Scope, record: Container, row: RunRow, fds: tuple[int, int, int] | None, checkpoint: str = ""
+    ) -> RunningProcess:
         key = (scope.namespace, row.id)
         await self._settle_last_run(scope, row.id)
         began = time.perf_counter()
@@ -108,7 +123,7 @@ class Composite(Containers):
         # Networks are attached while the runtime makes the container; what it needs of them is made before.
         attaching = await self._begin_networks(scope, row)
         try:
-            await self._tasks.create(scope, TaskCreate(row.id, tuple(mounts), self._stdio(row)))
+            await self._tasks.create(scope, TaskCreate(row.id, tuple(mounts), self._stdio(row), checkpoint=checkpoint))
         except BaseException:
             await asyncio.shield(self._end_networks(scope, row.id, attaching))
             raise
@@ -185,7 +200,8 @@ class Composite(Containers):
         key = (scope.namespace, container)
         row = await self._store.read(lambda tx: tx.get(RUNS, *key))
         if row is None:
-            return  # a client's own container: the client deletes its task
+            await self.restarts.ended(scope, container, ended.status)
+            return  # a client's own container: the client deletes its task, unless we are to restart it
         current = asyncio.current_task()
         assert current is not None
         self._ending[key] = current
@@ -205,6 +221,66 @@ class Composite(Containers):
                 await self._remove_record(scope, row)
         finally:
             del self._ending[key]
+        await self.restarts.ended(scope, container, ended.status)
+
+    async def _start_again(self, scope: Scope, record: Container) -> None:
+        """What a restart policy asks for. A client's own container gets a new task, whose output goes where its label says."""
+        row = await self._store.read(lambda tx: tx.get(RUNS, scope.namespace, record.id))
+        if row is not None:
+            await self._begin(scope, record, row, None)
+            return
+        if self._tasks.has(scope, record.id):
+            if (await self._tasks.get(scope, record.id)).status != "stopped":
+                return  # the client was faster
+            await self._tasks.delete(scope, record.id)
+        mounts: tuple[Mount, ...] = ()
+        if record.snapshot_key:
+            mounts = tuple(await self._store.snapshots.mounts(scope, record.snapshotter, record.snapshot_key))
+        output = record.labels.get(LOG, "")
+        await self._tasks.create(scope, TaskCreate(record.id, mounts, Stdio("", output, output)))
+        await self._tasks.start(scope, record.id)
+
+    # Turns, of a swap.
+
+    async def is_running(self, scope: Scope, id: str) -> bool:
+        """Whether it has a task that has not ended."""
+        return self._tasks.has(scope, id) and (await self._tasks.get(scope, id)).status in ("running", "paused")
+
+    async def turn_off(self, scope: Scope, id: str, timeout: float) -> None:
+        """Stop it without telling its restart policy that somebody did; idempotent."""
+        await self.restarts.cancel(scope, id)
+        if self._tasks.has(scope, id):
+            try:
+                await self._stop(scope, await self._container(scope, id), timeout)
+            except (FailedPrecondition, NotFound):
+                pass  # it ended by itself
+            await self._abandon(scope, id)
+        await self.settled(scope, id)
+
+    async def turn_on(self, scope: Scope, id: str) -> None:
+        """Start it, unless it runs."""
+        record, row = await self._own(scope, id)
+        if not await self.is_running(scope, id):
+            await self._begin(scope, record, row, None)
+
+    async def settled(self, scope: Scope, container: str) -> None:
+        """When what follows an end is over."""
+        await asyncio.sleep(0)
+        ending = self._ending.get((scope.namespace, container))
+        if ending is not None:
+            await asyncio.shield(ending)
+        await self.restarts.cancel(scope, container)
+
+    async def attach(self, scope: Scope, container: str, fds: tuple[int, int, int]) -> RunningProcess:
+        """Init, with further streams."""
+        record = await self._container(scope, container)
+        row = await self._store.read(lambda tx: tx.get(RUNS, scope.namespace, record.id))
+        if not await self.is_running(scope, record.id):
+            raise FailedPrecondition(f"the container {record.id} does not run: start it, or look at its logs")
+        pid = (await self._tasks.get(scope, record.id)).pid
+        interactive = row is not None and row.options.interactive
+        await self._tasks.attach(scope, record.id, _wanted(fds, interactive), hold=True)
+        return RunningProcess(self._tasks, scope, record.id, "", pid, lambda: self._ended(scope, record.id))
 
     async def _ended(self, scope: Scope, container: str) -> Exit:
         exit = await self._tasks.wait(scope, container)
@@ -278,6 +354,13 @@ class Composite(Containers):
     async def stop(self, scope: Scope, container: str, timeout: float = 10.0) -> int:
         """The stop signal, and SIGKILL when that did not end it in time."""
         record = await self._container(scope, container)
+        waited = self.restarts.waits(scope, record.id)
+        await self.restarts.stopped(scope, record)
+        if waited and not self._tasks.has(scope, record.id):
+            return 0
+        return await self._stop(scope, record, timeout)
+
+    async def _stop(self, scope: Scope, record: Container, timeout: float) -> int:
         row = await self._store.read(lambda tx: tx.get(RUNS, scope.namespace, record.id))
         if not self._tasks.has(scope, record.id):
             if row is not None and row.exit is not None:
@@ -294,7 +377,7 @@ class Composite(Containers):
             async with asyncio.timeout(timeout):
                 return (await self._ended(scope, record.id)).status
         except TimeoutError:
-            await self.kill(scope, record.id, signal.SIGKILL)
+            await self._tasks.kill(scope, record.id, signal.SIGKILL)
         except NotFound:
             pass  # it ended by itself
         return (await self._ended(scope, record.id)).status
@@ -302,6 +385,8 @@ class Composite(Containers):
     async def kill(self, scope: Scope, container: str, signal: int, all: bool = False) -> None:
         """Send a signal to init, or to all."""
         record = await self._container(scope, container)
+        if signal in STOPPING:
+            await self.restarts.stopped(scope, record)
         await self._tasks.kill(scope, record.id, signal, all=all)
 
     async def pause(self, scope: Scope, container: str) -> None:
@@ -316,6 +401,8 @@ class Composite(Containers):
         """Delete task, snapshot, record and log."""
         record = await self._container(scope, container)
         key = (scope.namespace, record.id)
+        if force or not self._tasks.has(scope, record.id):
+            await self.restarts.stopped(scope, record)
         if self._tasks.has(scope, record.id):
             state = await self._tasks.get(scope, record.id)
             if state.status in ("running", "paused") and not force:
@@ -406,6 +493,14 @@ class Composite(Containers):
                 await self._remove_record(scope, row)
             elif row.pending:
                 await self.remove(scope, row.id, force=True)
+        for namespace in await self._store.namespaces.select():
+            scope = Scope(namespace.name)
+            for record in await self._store.containers.select(scope, [f'labels."{STATUS}"==running']):
+                if not await self.is_running(scope, record.id):
+                    last = next(
+                        (row.exit for row in rows if (row.namespace, row.id) == (scope.namespace, record.id)), None
+                    )
+                    await self.restarts.ended(scope, record.id, last.status if last else None, at_start=True)
         await asyncio.to_thread(self._remove_logs, {(row.namespace, row.id) for row in rows})
 
     def _remove_logs(self, known: set[tuple[str, str]]) -> None:

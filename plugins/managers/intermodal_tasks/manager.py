@@ -141,6 +141,7 @@ class Tasks(ProcessCalls):
                 request.stdio,
                 options.type_url if options else "",
                 options.value if options else b"",
+                request.checkpoint,
             ),
         )
 

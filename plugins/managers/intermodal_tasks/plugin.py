@@ -9,6 +9,7 @@ from intermodal_core.plugin import Context, Plugin
 
 from intermodal_tasks.composite import Composite
 from intermodal_tasks.creation import Creation
+from intermodal_tasks.lifecycle import Lifecycle
 from intermodal_tasks.manager import Tasks
 from intermodal_tasks.specs import Lookups
 
@@ -58,6 +59,8 @@ class TasksManager(Tasks):
             f"?size={context.config.log_size}&files={context.config.log_files}",
         )
 
+        self.lifecycle = Lifecycle(self, self.composite, store, context.root_dir() / "checkpoints")
+
     async def __aenter__(self) -> TasksManager:
         """Take up what the last daemon left, in the background: sockets serve meanwhile."""
         self._lookups.clean()
@@ -71,6 +74,7 @@ class TasksManager(Tasks):
 
     async def __aexit__(self, *_: object) -> None:
         """Stop watching; tasks live on."""
+        await self.composite.restarts.close()
         await self.close()
 
 

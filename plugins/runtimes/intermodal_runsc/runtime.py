@@ -17,6 +17,7 @@ from intermodal_shim.runtime import Options, find
 from intermodal_runsc.options import asked, words
 from intermodal_runsc.platform import Probe, probe
 from intermodal_runsc.plugin import Config
+from intermodal_runsc.review import review
 
 if TYPE_CHECKING:
     from intermodal_core.plugin import Context
@@ -58,7 +59,12 @@ class RunscRuntime(ShimRuntime):
         """[R6] The binary, its version and the platform."""
         about = {"platform": self._found.platform, "network": self._config.network, "overlay": self._config.overlay}
         about |= {f"{name} fails": why for name, why in self._found.failures.items()}
-        return msgspec.structs.replace(await super().info(), annotations=about)
+        hides = "" if self._config.overlay == "none" else f"overlay = '{self._config.overlay}'"
+        return msgspec.structs.replace(await super().info(), annotations=about, hides_writes=hides)
+
+    async def review(self, spec: bytes) -> list[str]:
+        """[R26] What a kernel of the container's own does otherwise."""
+        return review(json.loads(spec), self._config.oci_seccomp)
 
     async def update(self, task: TaskRef, resources: bytes) -> None:
         """[R18] Not declared: runsc has no such command."""
@@ -111,12 +117,15 @@ def _annotate(spec: dict[str, Any], task: TaskRef, bundle: str) -> None:
 def _network(config: Config, spec: dict[str, Any] | None, task: TaskRef, works: bool) -> str:
     """Whose stack: in the host's namespace the sandbox's would take the host's addresses for its own.
 
-    Where the sandbox's stack does not work, `auto` is the host's in the container's own namespace.
+    `auto` needs no stack where the container's namespace is a new one, which has nothing but a loopback. Where the sandbox's
+    stack does not work, it is the host's in the container's own namespace.
     """
     linux = (spec or {}).get("linux") or {}
     namespaces = linux.get("namespaces") or ()
-    own = any(isinstance(each, dict) and each.get("type") == "network" for each in namespaces)
+    own = [each for each in namespaces if isinstance(each, dict) and each.get("type") == "network"]
     if config.network == "auto":
+        if own and not own[0].get("path"):
+            return "none"
         return "sandbox" if own and works else "host"
     if config.network == "sandbox" and not own:
         raise InvalidArgument(

@@ -393,6 +393,10 @@ class ForeignRuntime:
             self._dismiss(task, held)
         return Exit(answer.pid or state.pid, answer.exit_status, answer.exited_at.ToNanoseconds() or time.time_ns())
 
+    async def review(self, spec: bytes) -> list[str]:
+        """[R26] The protocol has no such question."""
+        return [f"what {os.path.basename(find(self._config.binary))} makes of the spec is not known before it is run"]
+
     async def processes(self, task: TaskRef) -> list[ProcessState]:
         """[R25] Not declared: the protocol has no such call."""
         raise Unimplemented(f"shims do not list their processes, among them that of {task.namespace}/{task.id}")

@@ -196,6 +196,9 @@ class Containers(Protocol):
         """Around what uses `insert`: calls the hooks before and after it, as `create` does. Raises what a hook denies with."""
 
     async def update(self, scope: Scope, container: Container, fields: Sequence[str] = ()) -> Container: ...
+    def repin(self, tx: Transaction, namespace: str, id: str, choice: Choice) -> None:
+        """Another runtime, within a transaction. The old plugin's runtime options are dropped."""
+
     async def delete(self, scope: Scope, id: str) -> None: ...
 
 
@@ -364,6 +367,9 @@ class Store(Protocol):
 
     async def pin_to(self, instance: str, why: str = "") -> Choice:
         """What a runtime is now on this machine. Raises FailedPrecondition where it cannot be had."""
+
+    def capabilities(self, choice: Choice) -> tuple[str, ...]:
+        """What the plugin of a pinned runtime declares, once `runtime` was called for it."""
 
     async def runtime(self, choice: Choice) -> Any:
         """The runtime that was pinned: the instance in use while it is the same, else one with the options of that time.

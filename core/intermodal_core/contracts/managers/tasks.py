@@ -38,6 +38,7 @@ class TaskCreate(msgspec.Struct, frozen=True):
     stdio: Stdio = Stdio()
     options: AnyValue | None = None
     runtime_path: str = ""
+    checkpoint: str = ""
 
 
 class Metric(msgspec.Struct, frozen=True):
@@ -66,6 +67,9 @@ class Tasks(Protocol):
     async def pids(self, scope: Scope, container: str) -> list[int]: ...
     async def update(self, scope: Scope, container: str, resources: bytes) -> None: ...
     async def metrics(self, scope: Scope, filters: Sequence[str] = ()) -> list[Metric]: ...
+    async def checkpoint(
+        self, scope: Scope, container: str, path: str, options_type: str = "", options: bytes = b""
+    ) -> None: ...
     async def wait(self, scope: Scope, container: str, exec_id: str = "") -> Exit: ...
     async def forward(self, namespace: str, topic: str, type_url: str, event: bytes) -> None:
         """Take an event from a shim; returns once it is committed. Exits are recorded, others passed to the bus."""
@@ -83,6 +87,7 @@ class RunOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     """`imod run`. Memory in bytes (0: no limit), cpus in cores (0: no limit).
 
     `net` is one network's name, or several. `pull` is when the image is pulled: where it is not here, each time, or never.
+    `restart` is no, always, unless-stopped, on-failure or on-failure:N.
     """
 
     image: str
@@ -111,6 +116,7 @@ class RunOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     interactive: bool = False
     remove: bool = False
     pull: Literal["missing", "always", "never"] = "missing"
+    restart: str = "no"
 
 
 class ExecOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

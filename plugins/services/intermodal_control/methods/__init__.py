@@ -11,6 +11,7 @@ from intermodal_control.methods.containers import ContainerMethods
 from intermodal_control.methods.daemon import DaemonMethods
 from intermodal_control.methods.events import EventMethods
 from intermodal_control.methods.images import ImageMethods
+from intermodal_control.methods.lifecycle import LifecycleMethods
 from intermodal_control.methods.networks import NetworkMethods
 from intermodal_control.methods.plugins import PluginMethods
 from intermodal_control.methods.storage import StorageMethods
@@ -26,6 +27,7 @@ ROOMS = (
     ImageMethods,
     ContainerMethods,
     NetworkMethods,
+    LifecycleMethods,
     StorageMethods,
 )
 

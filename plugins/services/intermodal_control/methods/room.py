@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 from intermodal_core.contracts.managers.images import Images
+from intermodal_core.contracts.managers.lifecycle import Lifecycle
 from intermodal_core.contracts.managers.tasks import Composite, Tasks
 from intermodal_core.plugin import Context
 
@@ -48,6 +49,11 @@ class Room(ABC):
     def _tasks(self) -> Tasks:
         tasks: Tasks = self._context.get("managers", "tasks")
         return tasks
+
+    @property
+    def _lifecycle(self) -> Lifecycle:
+        lifecycle: Lifecycle = self._context.get("managers", "tasks").lifecycle
+        return lifecycle
 
     @property
     def _containers(self) -> Composite:
