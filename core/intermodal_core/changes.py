@@ -205,15 +205,15 @@ class Changes:
             if record.state == "ready":
                 await registry.end(record)
             try:
-                await self._renew(record, section)
+                await self._renew(record, section, guard)
             finally:
                 now = registry.find(record.kind, record.name)
-                guard.become(now.instance if now.state == "ready" else now.why_not())
-                now.instance = guard
+                if now.state != "ready":
+                    guard.become(now.why_not())
 
-    async def _renew(self, record: Record, section: Section) -> None:
+    async def _renew(self, record: Record, section: Section, guard: Guard | None = None) -> None:
         registry = self._registry
-        fresh = await registry.renew(section)
+        fresh = await registry.renew(section, guard)
         if fresh.state == "ready":
             return
         if record.state != "ready":
@@ -221,5 +221,5 @@ class Changes:
         if registry.kinds[record.kind].lasting:
             registry.put(record)
         else:
-            await registry.renew(record.section)
+            await registry.renew(record.section, guard)
         raise FailedPrecondition(f"{fresh.why_not()}; it goes on with the config of before")

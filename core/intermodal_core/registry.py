@@ -154,7 +154,9 @@ class Registry:
         for (kind, name), plugin_id in instances.items():
             old = self._records.get((kind, name))
             if old is None or ((kind, name) in idle and anew(old)):
-                self.put(self._examine(self.config.section(kind, name), plugin_id))
+                fresh = self._examine(self.config.section(kind, name), plugin_id)
+                fresh.instance = old.instance if old else None
+                self.put(fresh)
                 changed.append(f"{kind}.{name}")
         self._records = dict(sorted(self._records.items()))
         return changed
@@ -348,9 +350,13 @@ class Registry:
         """Have nobody find it any more; it ends with the daemon."""
         del self._records[record.kind, record.name]
 
-    async def renew(self, section: Section) -> Record:
-        """A new record with this section, and a new instance if there can be one, for the one of its name."""
+    async def renew(self, section: Section, guard: Guard | None = None) -> Record:
+        """A new record with this section, and a new instance, if there can be one, for the one of its name.
+
+        `guard` is that of the old one, which is to stand for the new one.
+        """
         fresh = self._examine(section, section.common.plugin or section.name)
+        fresh.instance = guard
         self.put(fresh)
         await self._ready(fresh)
         return fresh
@@ -484,7 +490,11 @@ class Registry:
             limit = common.deadline or kind.deadline
             pool = Pool(record.id, common.threads or kind.threads, self.changed)
             # A process has its deadlines to itself: they end it.
-            instance = Guard(record.id, instance, pool, None if record.process else limit, kind.unbounded)
+            guard = Guard(record.id, instance, pool, None if record.process else limit, kind.unbounded)
+            if isinstance(record.instance, Guard):  # of the instance that this one replaces, and held by its users
+                record.instance.become(guard)
+                guard = record.instance
+            instance = guard
         record.instance = instance
         self._order.append(record)
 

@@ -136,7 +136,8 @@ def test_a_reload_that_fails_leaves_the_old_config(live: Live) -> None:
     assert module.log == [("made", "grey"), ("closed", "grey"), ("made", "grey"), ("closed", "grey")]
 
 
-def test_one_that_cannot_go_on_either_says_so_until_it_can(live: Live) -> None:
+@pytest.mark.parametrize("again", ["reload", "rescan"])
+def test_one_that_cannot_go_on_either_says_so_until_it_can(live: Live, again: str) -> None:
     module = live.part()
 
     async def test(registry: Registry) -> None:
@@ -148,7 +149,8 @@ def test_one_that_cannot_go_on_either_says_so_until_it_can(live: Live) -> None:
         with pytest.raises(Unavailable, match=r"backends.part is failed: .*not callable"):
             await part.shade()
         module.Part = make
-        await registry.changes.reload("backends", "part")
+        await (registry.changes.rescan() if again == "rescan" else registry.changes.reload("backends", "part"))
+        assert record(registry, "part").state == "ready"
         assert await part.shade() == "grey"
 
     live.run(test)

@@ -155,6 +155,12 @@ def test_stock_ctr_shows_the_same(broken: PrivateDaemon) -> None:
         assert words in block, block
 
 
+def test_stock_ctr_shows_what_a_plugin_can_do_and_where_its_data_lies(broken: PrivateDaemon) -> None:
+    shown = broken.ctr("plugins", "ls", "-d", "id==overlayfs", check=True).stdout
+    assert re.search(r"Capabilities: +\n? *.*rebase", shown), shown
+    assert f"{broken.root}/snapshotters/overlayfs" in shown
+
+
 def test_why_shows_the_path_to_what_is_broken(broken: PrivateDaemon) -> None:
     told = broken.imod("plugins", "why", "cycles", check=True).stdout
     assert re.search(r"what keeps it from being ready: services.cycle[sd] -> .*services.cycle[sd]", told)
