@@ -1,8 +1,4 @@
-"""The registry: discovers plugins, makes them ready in the order of their requirements, and knows the state of each.
-
-States: `available` (found, not needed so far), `disabled` (by config), `skipped` (cannot run here), `failed` (broke),
-`ready`. Each but `ready` has a reason code, a sentence and, where there is one, a remedy.
-"""
+"""The registry: discovers plugins, makes them ready in the order of their requirements, and knows the state of each."""
 
 from __future__ import annotations
 
@@ -11,9 +7,8 @@ import dataclasses
 import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -28,72 +23,15 @@ from intermodal_core.idle import Idle
 from intermodal_core.kinds import Kind
 from intermodal_core.loading import LoadError, Marker, construct, file_name, import_plugin, load_attribute
 from intermodal_core.plugin import Context, Plugin
+from intermodal_core.records import Record, State
 
 if TYPE_CHECKING:
     from intermodal_core.events import EventBus
-    from intermodal_core.isolation import Process
     from intermodal_core.spawner import Spawner
 
 __all__ = ["Record", "Registry", "State"]
 
-State = Literal["available", "disabled", "skipped", "failed", "ready"]
-
 log = logging.getLogger("intermodal.registry")
-
-
-@dataclass(slots=True)
-class Record:
-    """One instance of a plugin and what became of it."""
-
-    kind: str
-    name: str
-    plugin_id: str
-    found: Found | None
-    section: Section = field(repr=False)
-    state: State = "available"
-    code: str = ""
-    told: str = ""
-    remedy: str = ""
-    required: bool = False
-    plugin: Plugin[Any] | None = None
-    instance: Any = None
-    options: Mapping[str, Any] = field(default_factory=dict)
-    exports: Mapping[str, str] = field(default_factory=dict)
-    seconds: float = 0.0
-    process: Process | None = None
-    pending: asyncio.Future[None] | None = field(default=None, repr=False)
-    uses: list[Record] = field(default_factory=list, repr=False)
-
-    @property
-    def id(self) -> str:
-        """The name by which config, errors and requirements know it."""
-        return f"{self.kind}.{self.name}"
-
-    @property
-    def isolated(self) -> bool:
-        """Whether it gets a process of its own."""
-        return self.section.common.isolation == "process"
-
-    @property
-    def trouble(self) -> str:
-        """Why calls fail now, though it may be ready (an open breaker, a process that is not up); "" where they do not."""
-        if self.state != "ready":
-            return self.why_not()
-        if self.process is not None:
-            return self.process.trouble
-        return self.instance.trouble if isinstance(self.instance, Guard) else ""
-
-    @property
-    def reason(self) -> str:
-        """The sentence that says why it is in its state; the line of the config is looked for when somebody asks."""
-        if self.state == "disabled" and not self.told:
-            self.told = f"switched off in the config ({self.section.where('enabled')})"
-        return self.told
-
-    def why_not(self) -> str:
-        """The sentence for somebody who needs it and cannot have it."""
-        remedy = f"; {self.remedy}" if self.remedy else ""
-        return f"{self.id} is {self.state}: {self.reason}{remedy}"
 
 
 class Registry:
@@ -179,10 +117,9 @@ class Registry:
         record = Record(kind, name, plugin_id, chosen[0] if len(chosen) == 1 else None, section)
         record.required = common.required
         if not common.enabled:
-            _set(record, "disabled", "config", "", f"set enabled = true in [{record.id}]")
+            record.settle("disabled", "config", "", f"set enabled = true in [{record.id}]")
         elif not chosen:
-            _set(
-                record,
+            record.settle(
                 "failed",
                 "not_installed",
                 f"no installed distribution offers {plugin_id} in the group intermodal.{kind}",
@@ -190,16 +127,14 @@ class Registry:
             )
         elif len(chosen) > 1:
             owners = " and ".join(sorted(offer.distribution for offer in chosen))
-            _set(
-                record,
+            record.settle(
                 "failed",
                 "two_owners",
                 f"{plugin_id} is offered by {owners}",
                 f'set distribution = "..." in [{record.id}] to pick one',
             )
         elif self._marker.ended(record.id):
-            _set(
-                record,
+            record.settle(
                 "failed",
                 "ended_daemon",
                 "ended the daemon the last two times, while it was being made ready",
@@ -292,7 +227,7 @@ class Registry:
             if record.process is not None:
                 await record.process.check(section)
         except LoadError as error:
-            _set(record, "failed", error.code, str(error), error.remedy)
+            record.settle("failed", error.code, str(error), error.remedy)
 
     async def import_plugins(self, records: Iterable[Record]) -> None:
         """Import the plugins of those that may be used; the record of one that cannot be tells why."""
@@ -301,7 +236,7 @@ class Registry:
                 try:
                     await self._plugin(record)
                 except LoadError as error:
-                    _set(record, "failed", error.code, str(error), error.remedy)
+                    record.settle("failed", error.code, str(error), error.remedy)
 
     async def _plugin(self, record: Record) -> Plugin[Any]:
         if record.plugin is None and record.isolated:
@@ -344,7 +279,7 @@ class Registry:
                 await self._ready(record)
         for id, error in self.hooks.misspelt():  # all that state hooks have done so
             self.hooks.unregister(id)
-            _set(self.find(*id.split(".", 1)), "failed", "no_such_hook", str(error), "update it, or the daemon")
+            self.find(*id.split(".", 1)).settle("failed", "no_such_hook", str(error), "update it, or the daemon")
 
     def forget(self, record: Record) -> None:
         """Have nobody find it any more; it ends with the daemon."""
@@ -415,20 +350,20 @@ class Registry:
         ready = False
         try:
             await self._make(record, (*path, record.id))
-            _set(record, "ready", "", "")
+            record.settle("ready", "", "")
             ready = True
         except PluginSkipped as skip:
-            _set(record, "skipped", "cannot_run_here", skip.reason, skip.remedy)
+            record.settle("skipped", "cannot_run_here", skip.reason, skip.remedy)
         except LoadError as error:
-            _set(record, "failed", error.code, str(error), error.remedy)
+            record.settle("failed", error.code, str(error), error.remedy)
         except IntermodalError as error:
             where = record.section.where()
             told = isinstance(error, InvalidArgument) and where != "default"
             remedy = f"its options are those of [{record.id}] of {where}" if told else ""
-            _set(record, "failed", error.reason, str(error), remedy)
+            record.settle("failed", error.reason, str(error), remedy)
         except Exception as error:
             log.exception("%s", record.id)
-            _set(record, "failed", "raised", f"raised {type(error).__name__}: {error}")
+            record.settle("failed", "raised", f"raised {type(error).__name__}: {error}")
         finally:
             record.seconds = time.perf_counter() - began
             if not ready and record.process is not None:
@@ -596,10 +531,3 @@ def _offers(found: Iterable[Found], kinds: Mapping[str, Kind]) -> dict[tuple[str
         if point.group in kinds:
             offers.setdefault((point.group, point.name), []).append(point)
     return offers
-
-
-def _set(record: Record, state: State, code: str, reason: str, remedy: str = "") -> None:
-    record.state = state
-    record.code = code
-    record.told = reason
-    record.remedy = remedy
