@@ -94,6 +94,7 @@ class Daemon:
         self._lock(Path(core.root), "root")
         self._lock(Path(core.state), "state")
         spawner = Spawner()
+        sys.addaudithook(_refuse_forks)
         events = EventBus(Path(core.root) / "events", core.journal_bytes)
         address = core.address or str(Path(core.state) / "intermodal.sock")
         registry = Registry(*self._discover(), self.config, events, spawner, address, self._read)
@@ -153,6 +154,15 @@ class Daemon:
     def _announce(self, address: str) -> None:
         print(f"intermodald {__version__} ready on {address}", flush=True)
         _notify(f"READY=1\nMAINPID={os.getpid()}")
+
+
+def _refuse_forks(event: str, arguments: tuple[object, ...]) -> None:
+    """A fork takes one thread along and every lock: it may hang at once, or gRPC's next call may. For all code in here."""
+    if event in ("os.fork", "os.forkpty"):
+        raise FailedPrecondition(
+            f"{event} in the daemon, whose threads hold locks: start processes through context.spawner, or set "
+            'isolation = "process" for a plugin that must fork'
+        )
 
 
 def _notify(message: str) -> None:

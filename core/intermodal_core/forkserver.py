@@ -196,7 +196,7 @@ class _Server:
                 function = getattr(function, part)
         except AttributeError:
             return {"error": f"{module} has no function {name!r}", "code": _INVALID_ARGUMENT}, -1
-        pid = os.fork()
+        pid = os.fork()  # noqa: TID251 - this process has one thread, so that it can
         if pid == 0:
             try:
                 _become_child(request["session"], fds, self.handled)

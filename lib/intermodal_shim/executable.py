@@ -137,7 +137,7 @@ def _start(request: _Request) -> int:
     os.makedirs(request.sockets, mode=0o711, exist_ok=True)
     if not _answers(path):
         sock = bind(path)
-        if os.fork() == 0:
+        if os.fork() == 0:  # noqa: TID251 - a command with one thread
             _serve(request, sock, path)
     with open("address", "w", encoding="utf-8") as file:
         file.write(f"unix://{path}")

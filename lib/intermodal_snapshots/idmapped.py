@@ -91,7 +91,7 @@ def mapped_tree(path: str, uids: Mapping, gids: Mapping) -> Iterator[int]:
 def _user_namespace(uids: Mapping, gids: Mapping) -> int:
     """One with these mappings, that only the descriptor keeps."""
     ours, theirs = os.pipe2(os.O_CLOEXEC)
-    child = os.fork()
+    child = os.fork()  # noqa: TID251 - the process has one thread, as is said
     if not child:
         try:
             sc.prctl(sc.PR_SET_PDEATHSIG, signal.SIGKILL)
