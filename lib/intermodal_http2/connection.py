@@ -24,6 +24,10 @@ _log = logging.getLogger(__name__)
 _LEAVING: Final = b"leaving."
 
 
+#: What a client may send around a call that is answered: windows of stream and connection, probes of the road.
+_FRAMES_OF_A_CALL: Final = 6
+
+
 class Connection(Reader):
     """Makes a stream of each request by `application(connection, id, head)`; `closed(connection)` is called in the end.
 
@@ -277,6 +281,7 @@ class Connection(Reader):
         """The answer is out."""
         stream.local_ended = True
         self._resets.give(1)
+        self._control.give(_FRAMES_OF_A_CALL)
         if not stream.remote_ended:
             self.write(frames.reset(stream.id, frames.NO_ERROR))  # the rest of the request is not wanted
         self.forget(stream, expecting=not stream.remote_ended)
