@@ -123,6 +123,20 @@ def stopping(daemon: Mortal, k: int) -> None:
     daemon.imod("rm", "c", check=True)
 
 
+def swapped(daemon: Mortal, k: int) -> None:
+    """It runs, there or here, and can be stopped."""
+    until(lambda: '"running"' in daemon.imod("inspect", "c", check=True).stdout, SECONDS)
+    heeds_term = ("grep", "-q", "SigCgt.*[4-7c-f]...$", "/proc/1/status")
+    until(lambda: daemon.imod("exec", "c", *heeds_term).returncode == 0, SECONDS)
+    stopped(daemon)
+    not_unpacked(daemon, k)
+
+
+def executed(daemon: Mortal, k: int) -> None:
+    assert daemon.imod("exec", "c", "echo", "in", check=True).stdout == "in\n"
+    stopped(daemon)
+
+
 def removed(daemon: Mortal, k: int) -> None:
     """It is there, or gone; removing it again makes it so."""
     if names(daemon):
@@ -206,6 +220,9 @@ SCENARIOS = [
     Scenario("run-rm", imod("run", "--rm", "--net", "none", "busybox", "true"), gone),
     Scenario("stop", imod("stop", "c"), stopping, runs),
     Scenario("rm", imod("rm", "-f", "c"), removed, runs),
+    Scenario("exec", imod("exec", "c", "true"), executed, runs),
+    Scenario("swap", imod("swap", "c", "--runtime", "other"), swapped, runs),
+    Scenario("swap-snapshotter", imod("swap", "c", "--snapshotter", "native"), swapped, runs),
     Scenario("ctr-run", ctr("run", "-d", IMAGE, "c", *PATIENT), ctr_removed, client=True),
     Scenario("ctr-run-rm", ctr("run", "--rm", IMAGE, "c", "true"), ctr_removed, client=True),
     Scenario("ctr-kill", ctr("tasks", "kill", "-s", "KILL", "c"), ctr_removed, ctr_runs, client=True),
@@ -215,7 +232,7 @@ SCENARIOS = [
 
 @contextmanager
 def mortal(image: Built) -> Iterator[Mortal]:
-    daemon = Mortal()
+    daemon = Mortal('[runtimes.other]\nplugin = "runc"')
     with daemon:
         daemon.ctr("images", "import", str(image.path), check=True)
         yield daemon

@@ -286,3 +286,27 @@ def test_swap_from_an_overlay_of_gvisors_own_names_the_option(busybox: Built) ->
         assert done.returncode == 125
         assert "overlay = 'root:memory'" in done.stderr
         private.imod("rm", "a", check=True)
+
+
+def test_diff_lists_what_was_changed(daemon: PrivateDaemon) -> None:
+    script = "echo x > /new; echo y >> /etc/passwd; rm /bin/yes; mkdir -p /d/e"
+    daemon.imod("run", "--name", "a", IMAGE, "sh", "-c", script, check=True)
+    lines = daemon.imod("diff", "a", check=True).stdout.splitlines()
+    assert {"A /new", "C /etc/passwd", "D /bin/yes", "A /d", "A /d/e"} <= set(lines)
+    assert not [line for line in lines if line.endswith(("/bin/sh", "/etc/group"))]
+
+
+def test_swap_to_another_snapshotter(daemon: PrivateDaemon) -> None:
+    """What was changed goes along, and nothing stays behind."""
+    started(daemon, "a", "--snapshotter", "overlayfs", script=f"rm /bin/yes; echo x >> /written; {COUNT}")
+    until(lambda: daemon.imod("exec", "a", "cat", "/written").stdout == "x\n")
+    before = inspected(daemon, "a")
+    report = daemon.imod("swap", "a", "--snapshotter", "native", check=True).stdout
+    assert "native instead of overlayfs" in report
+    after = inspected(daemon, "a")
+    assert (after["snapshotter"], after["runtime"], after["status"]) == ("native", before["runtime"], "running")
+    until(lambda: daemon.imod("exec", "a", "cat", "/written", check=True).stdout == "x\nx\n")
+    assert daemon.imod("exec", "a", "test", "-e", "/bin/yes").returncode == 1
+    keys = daemon.ctr("snapshots", "--snapshotter", "overlayfs", "ls", check=True).stdout
+    assert before["snapshot_key"] not in keys
+    assert "swap needs something" in daemon.imod("swap", "a").stderr

@@ -1,4 +1,4 @@
-"""`imod restart`, `attach`, `stats`, `top`, `update`, `checkpoint`, `restore`, `swap`."""
+"""`imod restart`, `attach`, `stats`, `top`, `diff`, `update`, `checkpoint`, `restore`, `swap`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from intermodal.cli.main import Parser, Session
 
-__all__ = ["add_arguments", "attach", "checkpoint", "restart", "restore", "stats", "swap", "top", "update"]
+__all__ = ["add_arguments", "attach", "checkpoint", "diff", "restart", "restore", "stats", "swap", "top", "update"]
 
 _COLUMNS = ("CONTAINER", "RUNTIME", "CPU", "MEMORY", "LIMIT", "PIDS", "READ", "WRITTEN", "SOURCE")
 
@@ -49,8 +49,8 @@ def add_arguments(command: str, parser: Parser) -> None:
     elif command == "restore":
         add("--name", metavar="NAME", default="default", help="of the checkpoint")
     elif command == "swap":
-        parser.usage = "imod swap [OPTIONS] CONTAINER --runtime NAME"
-        add("--runtime", metavar="NAME", required=True, help="the runtime to go on with")
+        parser.usage = "imod swap [OPTIONS] CONTAINER"
+        add("--runtime", metavar="NAME", default="", help="the runtime to go on with")
         add("--snapshotter", metavar="NAME", default="", help="the snapshotter to go on with")
         add("--dry-run", action="store_true", help="only say what would be otherwise")
     add("containers", metavar="CONTAINER", nargs="+" if command == "restart" else "*" if several else 1, help=SUPPRESS)
@@ -155,6 +155,13 @@ def top(session: Session, options: argparse.Namespace) -> int:
     return 0
 
 
+def diff(session: Session, options: argparse.Namespace) -> int:
+    """`imod diff`: A, C or D, and the path."""
+    for change in session.ask("containers.diff", container=options.containers[0]):
+        print(change["kind"][0].upper(), change["path"])
+    return 0
+
+
 def update(session: Session, options: argparse.Namespace) -> int:
     """`imod update`."""
     wanted = {name: getattr(options, name) for name in ("memory", "cpus", "pids", "restart")}
@@ -182,6 +189,8 @@ def restore(session: Session, options: argparse.Namespace) -> int:
 
 def swap(session: Session, options: argparse.Namespace) -> int:
     """`imod swap`."""
+    if not options.runtime and not options.snapshotter:
+        raise Failure("swap needs something to go on with: --runtime or --snapshotter")
     given = {"runtime": options.runtime, "snapshotter": options.snapshotter, "dry_run": options.dry_run}
     report = session.ask("containers.swap", container=options.containers[0], **given)
     print(f"{report['container']}: {report['before']} -> {report['after']}{'' if report['done'] else ' (not done)'}")

@@ -126,9 +126,13 @@ class Containers:
         await self._store.write(delete)
         self._store.collector.changed()
 
-    def repin(self, tx: Transaction, namespace: str, id: str, choice: Choice) -> None:
-        """Another runtime, within a transaction, with the event of an update."""
+    def repin(
+        self, tx: Transaction, namespace: str, id: str, choice: Choice, snapshotter: str = "", snapshot_key: str = ""
+    ) -> None:
+        """Another runtime, and another snapshot where one is named, within a transaction, with the event of an update."""
         current = _get(tx, namespace, id)
+        if snapshot_key:
+            current = msgspec.structs.replace(current, snapshotter=snapshotter, snapshot_key=snapshot_key)
         updated = msgspec.structs.replace(current, choice=choice, runtime=choice.instance, updated_at=now())
         if current.choice is not None and current.choice.plugin != choice.plugin:
             updated = msgspec.structs.replace(updated, runtime_options=None)

@@ -13,13 +13,14 @@ from typing import Any
 
 import msgspec
 from intermodal_api.containerd.runtime.runc_options_pb2 import CheckpointOptions
-from intermodal_core.contracts.managers.lifecycle import Counters, ProcessView, SwapReport, UpdateOptions
+from intermodal_core.contracts.managers.lifecycle import Change, Counters, ProcessView, SwapReport, UpdateOptions
 from intermodal_core.contracts.managers.store import AnyValue, Container, Scope, Store
 from intermodal_core.contracts.metadata import Transaction
 from intermodal_core.contracts.runtimes import RuntimeInfo
 from intermodal_core.errors import AlreadyExists, FailedPrecondition, IntermodalError, NotFound, Unimplemented
 from intermodal_oci.references import validate_identifier
 
+from intermodal_tasks.changes import Changes
 from intermodal_tasks.composite import Composite
 from intermodal_tasks.counters import normalised
 from intermodal_tasks.manager import Tasks
@@ -36,12 +37,13 @@ _CPU_PERIOD = 100_000
 class Lifecycle:
     """Implements `intermodal_core.contracts.managers.lifecycle.Lifecycle`. `checkpoints` is where they are kept."""
 
-    def __init__(self, tasks: Tasks, composite: Composite, store: Store, checkpoints: Path) -> None:
+    def __init__(self, tasks: Tasks, composite: Composite, store: Store, changes: Changes, checkpoints: Path) -> None:
         self._tasks = tasks
         self._composite = composite
         self._store = store
         self._checkpoints = checkpoints
-        self._swapping = Swapping(tasks.operations, store, composite)
+        self._changes = changes
+        self._swapping = Swapping(tasks.operations, store, composite, changes)
 
     async def restart(self, scope: Scope, container: str, timeout: float = 10.0) -> None:
         """Stop and start."""
@@ -95,6 +97,18 @@ class Lifecycle:
         pids = await self._tasks.pids(scope, record.id)
         views = await asyncio.to_thread(lambda: [_process(pid) for pid in pids])
         return [view for view in views if view is not None]
+
+    async def diff(self, scope: Scope, container: str) -> list[Change]:
+        """Against its image."""
+        record = await self._record(scope, container)
+        assert record.choice is not None
+        info: RuntimeInfo = await (await self._store.runtime(record.choice)).info()
+        if info.hides_writes:
+            raise FailedPrecondition(
+                f"what {record.id} writes on {record.choice.instance} stays in an overlay of the sandbox's own;"
+                f" take away the option {info.hides_writes}"
+            )
+        return await self._changes.listed(scope, record)
 
     async def checkpoint(self, scope: Scope, container: str, name: str = "default", leave_running: bool = False) -> str:
         """Into a directory beside which nothing else is written."""

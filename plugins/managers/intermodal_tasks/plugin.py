@@ -7,6 +7,7 @@ from typing import Annotated
 import msgspec
 from intermodal_core.plugin import Context, Plugin
 
+from intermodal_tasks.changes import Changes
 from intermodal_tasks.composite import Composite
 from intermodal_tasks.creation import Creation
 from intermodal_tasks.lifecycle import Lifecycle
@@ -59,7 +60,8 @@ class TasksManager(Tasks):
             f"?size={context.config.log_size}&files={context.config.log_files}",
         )
 
-        self.lifecycle = Lifecycle(self, self.composite, store, context.root_dir() / "checkpoints")
+        changes = Changes(store, context.get("managers", "images"), self._lookups)
+        self.lifecycle = Lifecycle(self, self.composite, store, changes, context.root_dir() / "checkpoints")
 
     async def __aenter__(self) -> TasksManager:
         """Take up what the last daemon left, in the background: sockets serve meanwhile."""

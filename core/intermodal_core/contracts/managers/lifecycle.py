@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Literal, Protocol
 
 import msgspec
 
 from intermodal_core.contracts.managers.store import Scope
 from intermodal_core.contracts.managers.tasks import RunningProcess
 
-__all__ = ["Counters", "Lifecycle", "ProcessView", "SwapReport", "UpdateOptions"]
+__all__ = ["Change", "Counters", "Lifecycle", "ProcessView", "SwapReport", "UpdateOptions"]
 
 
 class Counters(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -53,6 +53,13 @@ class UpdateOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     restart: str | None = None
 
 
+class Change(msgspec.Struct, frozen=True):
+    """A path that a container has changed, against its image; a directory above a change may be listed as well."""
+
+    path: str
+    kind: Literal["added", "changed", "deleted"]
+
+
 class SwapReport(msgspec.Struct, frozen=True):
     """What a swap did or, with `dry_run`, would do; `differences` are sentences about what is otherwise there."""
 
@@ -81,6 +88,9 @@ class Lifecycle(Protocol):
     async def top(self, scope: Scope, container: str) -> list[ProcessView]:
         """Its processes. A runtime whose processes are not the host's shows what runs them."""
 
+    async def diff(self, scope: Scope, container: str) -> list[Change]:
+        """What it has changed. Raises FailedPrecondition where its writes are hidden."""
+
     async def checkpoint(self, scope: Scope, container: str, name: str = "default", leave_running: bool = False) -> str:
         """Write a checkpoint of a running container; returns its directory. Raises Unimplemented, naming the runtime and why,
         before anything is done where it takes none; AlreadyExists.
@@ -93,6 +103,8 @@ class Lifecycle(Protocol):
         self, scope: Scope, container: str, runtime: str, snapshotter: str = "", dry_run: bool = False
     ) -> SwapReport:
         """Stop it and start it again on another runtime: the same writable layer, spec and network identity.
+
+        With a `snapshotter` its changes are compared out, and applied onto the image unpacked there; `runtime` may then be "".
 
         One that did not run is not started. Where the new one does not start, the old one comes back, and the error says
         so. Raises FailedPrecondition where writes are hidden from the host, or what the spec asks for cannot be had there.

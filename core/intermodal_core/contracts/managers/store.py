@@ -196,8 +196,10 @@ class Containers(Protocol):
         """Around what uses `insert`: calls the hooks before and after it, as `create` does. Raises what a hook denies with."""
 
     async def update(self, scope: Scope, container: Container, fields: Sequence[str] = ()) -> Container: ...
-    def repin(self, tx: Transaction, namespace: str, id: str, choice: Choice) -> None:
-        """Another runtime, within a transaction. The old plugin's runtime options are dropped."""
+    def repin(
+        self, tx: Transaction, namespace: str, id: str, choice: Choice, snapshotter: str = "", snapshot_key: str = ""
+    ) -> None:
+        """Another runtime, and another snapshot where one is named. The old plugin's runtime options are dropped."""
 
     async def delete(self, scope: Scope, id: str) -> None: ...
 
@@ -285,6 +287,9 @@ class Snapshots(Protocol):
         parent: str | None = None,
     ) -> None: ...
     async def remove(self, scope: Scope, snapshotter: str, key: str) -> None: ...
+    def forget(self, tx: Transaction, namespace: str, snapshotter: str, key: str) -> None:
+        """`remove` within a transaction; call `Store.removed` once it is committed."""
+
     async def stat(self, scope: Scope, snapshotter: str, key: str) -> SnapshotInfo: ...
     async def keep(self, scope: Scope, snapshotter: str, key: str) -> SnapshotInfo:
         """`stat`, and the scope's lease or hold protects the snapshot from now on."""

@@ -49,7 +49,7 @@ class RestoreContainer(NamedContainer):
 class SwapContainer(NamedContainer):
     """`containers.swap`."""
 
-    runtime: str
+    runtime: str = ""
     snapshotter: str = ""
     dry_run: bool = False
 
@@ -65,6 +65,7 @@ class LifecycleMethods(Room):
             "containers.update": Method(self._update),
             "containers.stats": Method(self._stats, cancel=True),
             "containers.top": Method(self._top, cancel=True),
+            "containers.diff": Method(self._diff, cancel=True),
             "containers.checkpoint": Method(self._checkpoint),
             "containers.restore": Method(self._restore),
             "containers.swap": Method(self._swap),
@@ -91,6 +92,9 @@ class LifecycleMethods(Room):
 
     async def _top(self, call: Call) -> Any:
         return await self._lifecycle.top(call.scope, call.params(NamedContainer).container)
+
+    async def _diff(self, call: Call) -> Any:
+        return await self._lifecycle.diff(call.scope, call.params(NamedContainer).container)
 
     async def _checkpoint(self, call: Call) -> Any:
         params = call.params(CheckpointContainer)
