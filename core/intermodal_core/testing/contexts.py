@@ -50,6 +50,7 @@ def context_of(
     `provided` is what `context.get` gives, by "KIND.NAME" or "KIND". A plugin that uses the spawner or the bus gets the test's:
     `intermodal_core.spawner.Spawner()`, `intermodal_core.events.EventBus(path)`.
     """
+    top = top.absolute()
     address = str(top / "daemon.sock")
     return Context(
         kind=kind,
