@@ -252,7 +252,7 @@ def test_cancelled_at_any_moment(daemon: PrivateDaemon, place: Place, faulty: Pr
     name = f"{faulty.address}/twice:1"
     chance = random.Random(3)
     faulty.rule = lambda request: (
-        Fault(cut=chance.randrange(3_000_000), trickle=0.001) if "/blobs/" in request.path else None
+        Fault(cut=chance.randrange(1_000_000), trickle=0.001) if "/blobs/" in request.path else None
     )
     for _ in range(8):
         before = len(faulty.requests)

@@ -27,6 +27,7 @@ def add_arguments(command: str, parser: Parser) -> None:
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     transfers.add_pull(commands)
     transfers.add_push(commands)
+    transfers.add_verify(commands)
     _add_import(commands)
     _add_from_rootfs(commands)
     archives.add_export(commands)

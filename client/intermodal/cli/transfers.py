@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from intermodal.cli.main import Session
 
-__all__ = ["access_of", "add_access", "add_pull", "add_push"]
+__all__ = ["access_of", "add_access", "add_pull", "add_push", "add_verify"]
 
 
 def add_pull(commands: argparse._SubParsersAction[Any]) -> None:
@@ -104,11 +104,33 @@ def _summary(pulled: dict[str, Any]) -> str:
         else f"{stage['name']} {stage['seconds']:.2f} s"
         for stage in pulled["stages"]
     ]
+    verified = pulled["verification"]
+    verdicts = [f"{each['verifier']}: {each['reason']}" for each in verified["judged"]]
+    lines = [f"verification is {verified['mode']}" + (f": {'; '.join(verdicts)}" if verdicts else "")]
     where = f"unpacked for {pulled['unpacked']}" if pulled["unpacked"] else "not unpacked"
-    return (
+    lines.append(
         f"{pulled['image']['target']['digest']} from {pulled['host']}, {where}: {pulled['fetched'] / 1e6:.1f} MB in "
         f"{pulled['seconds']:.2f} s ({', '.join(rates)}; slowest: {pulled['slowest']})"
     )
+    return "\n".join(lines)
+
+
+def add_verify(commands: argparse._SubParsersAction[Any]) -> None:
+    """The arguments of `verify`."""
+    parser = commands.add_parser(
+        "verify", help="ask the verifiers about one that is here", usage="imod images verify [OPTIONS] IMAGE"
+    )
+    add_access(parser)
+    parser.add_argument("image", metavar="IMAGE", help=SUPPRESS)
+    parser.set_defaults(function=_verify)
+
+
+def _verify(session: Session, options: argparse.Namespace) -> int:
+    decision = session.ask("images.verify", image=options.image, access=access_of(options))
+    print(f"verification is {decision['mode']} ({decision['why']})")
+    for each in decision["judged"]:
+        print(f"{each['verifier']} {'accepts' if each['accepted'] else 'refuses'}: {each['reason']}")
+    return 0
 
 
 def _push(session: Session, options: argparse.Namespace) -> int:

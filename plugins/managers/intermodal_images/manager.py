@@ -12,6 +12,7 @@ from intermodal_core.contracts.common import Descriptor, Mount, Platform
 from intermodal_core.contracts.image_sources import Access, Host
 from intermodal_core.contracts.managers.images import (
     CommitRequest,
+    Decision,
     FromRootfs,
     ImageStep,
     ImageView,
@@ -42,6 +43,7 @@ from intermodal_images.pushing import Pusher
 from intermodal_images.threads import on_thread
 from intermodal_images.tree import Tree
 from intermodal_images.unpacker import Unpacker
+from intermodal_images.verifying import Verifying
 
 __all__ = ["ImagesManager"]
 
@@ -53,12 +55,22 @@ class ImagesManager:
     """Implements `intermodal_core.contracts.managers.images.Images`."""
 
     def __init__(
-        self, store: Store, registry: Registry, downloads: int = 4, ranges: int = 4, ranged: int = 64 << 20
+        self,
+        store: Store,
+        registry: Registry,
+        downloads: int = 4,
+        ranges: int = 4,
+        ranged: int = 64 << 20,
+        verify_at_run: bool = False,
     ) -> None:
         self._store = store
         self._registry = registry
+        self._verify_at_run = verify_at_run
         self._unpacker = Unpacker(store, registry)
-        self._puller = Puller(store, registry, self._unpacker, Downloads(store, downloads, ranges, ranged))
+        self._verifying = Verifying(store, registry)
+        self._puller = Puller(
+            store, registry, self._unpacker, self._verifying, Downloads(store, downloads, ranges, ranged)
+        )
         self._layering = Layering(store, registry)
         self._pusher = Pusher(store, registry, downloads)
 
@@ -127,6 +139,16 @@ class ImagesManager:
         image = await self.resolve(scope, request.image)
         await self._pusher.push(scope, image, request, report)
         return image
+
+    async def verify(self, scope: Scope, image: str, access: Access | None = None) -> Decision:
+        """Ask the verifiers."""
+        found = await self.resolve(scope, image)
+        return await self._verifying.admit(scope, found.name, found.target, found.labels, access or Access())
+
+    async def admit(self, scope: Scope, image: Image) -> None:
+        """Ask the verifiers before a run, where that is wanted."""
+        if self._verify_at_run:
+            await self._verifying.admit(scope, image.name, image.target, image.labels, Access())
 
     async def explain(self, name: str, access: Access | None = None) -> list[Host]:
         """Which hosts, and what they say."""

@@ -24,12 +24,20 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ranged_from: Annotated[
         int, msgspec.Meta(ge=1, description="Bytes from which on a blob is large, where its host serves ranges")
     ] = 64 << 20
+    verify_at_run: Annotated[
+        bool,
+        msgspec.Meta(
+            description="Whether images are verified each time `imod` makes a container, too, not only pulled"
+        ),
+    ] = False
 
 
 def _make(context: Context[Config]) -> ImagesManager:
     config = context.config
     store = context.get("managers", "store")
-    return ImagesManager(store, context.registry, config.downloads, config.ranges, config.ranged_from)
+    return ImagesManager(
+        store, context.registry, config.downloads, config.ranges, config.ranged_from, config.verify_at_run
+    )
 
 
 plugin = Plugin(factory=_make, config=Config, requires=("managers.store",))

@@ -18,7 +18,7 @@ import msgspec
 from intermodal_core.contracts.common import Descriptor, Platform
 from intermodal_core.contracts.hooks import Pull
 from intermodal_core.contracts.image_sources import Access, Resolved
-from intermodal_core.contracts.managers.images import Progress, Pulled, PullRequest, Report
+from intermodal_core.contracts.managers.images import Decision, Progress, Pulled, PullRequest, Report
 from intermodal_core.contracts.managers.store import Image, Scope, Store
 from intermodal_core.errors import FailedPrecondition, InvalidArgument, NotFound
 from intermodal_core.registry import Registry
@@ -30,6 +30,7 @@ from intermodal_images.layers import Coming, LayerSource, Stored
 from intermodal_images.stages import Stages
 from intermodal_images.tree import DEPTH, Tree
 from intermodal_images.unpacker import Unpacker
+from intermodal_images.verifying import Verifying, label_of
 
 __all__ = ["Puller"]
 
@@ -65,10 +66,13 @@ class _Pull:
 class Puller:
     """Pulls for the images manager."""
 
-    def __init__(self, store: Store, registry: Registry, unpacker: Unpacker, downloads: Downloads) -> None:
+    def __init__(
+        self, store: Store, registry: Registry, unpacker: Unpacker, verifying: Verifying, downloads: Downloads
+    ) -> None:
         self._store = store
         self._registry = registry
         self._unpacker = unpacker
+        self._verifying = verifying
         self._downloads = downloads
 
     async def pull(self, scope: Scope, request: PullRequest, report: Report | None) -> Pulled:
@@ -81,8 +85,10 @@ class Puller:
         source = await self._registry.require("image_sources")
         async with self._store.leases.hold(scope, tidy=True) as own:
             pull = _Pull(own, name, msgspec.structs.replace(request, labels=asked.labels), source, wanted, report)
-            resolved, unpacked = await self._fetch(pull)
-            image = await self._record(pull, resolved)
+            resolved = await self._resolve(pull)
+            decision = await self._verify(pull, resolved)
+            unpacked = await self._fetch(pull, resolved)
+            image = await self._record(pull, resolved, decision)
         return Pulled(
             image,
             resolved.host,
@@ -91,13 +97,24 @@ class Puller:
             pull.stages.all(),
             pull.stages.slowest(),
             unpacked,
+            decision,
         )
 
-    async def _fetch(self, pull: _Pull) -> tuple[Resolved, str]:
-        """Bring all that the image needs; the snapshotter that it was unpacked for."""
+    async def _resolve(self, pull: _Pull) -> Resolved:
         pull.tell("resolve", pull.name, 0, 0)
         with pull.stages.at_work("resolve"):
             resolved: Resolved = await pull.source.resolve(pull.name, pull.access)
+        return resolved
+
+    async def _verify(self, pull: _Pull, resolved: Resolved) -> Decision:
+        pull.tell("verify", pull.name, 0, 0)
+        with pull.stages.at_work("verify"):
+            return await self._verifying.admit(
+                pull.scope, pull.name, resolved.target, pull.request.labels, pull.access, resolved.host
+            )
+
+    async def _fetch(self, pull: _Pull, resolved: Resolved) -> str:
+        """Bring all that the image needs; the snapshotter that it was unpacked for."""
         with pull.stages.at_work("documents"):
             manifests = await self._documents(pull, resolved.target)
         unpacked = ""
@@ -114,7 +131,7 @@ class Puller:
             unpack = request.unpack is not None and is_config(manifest.config.media_type) and runs_here
             await self._layers(pull, manifest, snapshotter if unpack else None)
             unpacked = snapshotter if unpack else unpacked
-        return resolved, unpacked
+        return unpacked
 
     # Documents.
 
@@ -245,11 +262,11 @@ class Puller:
 
     # The end.
 
-    async def _record(self, pull: _Pull, resolved: Resolved) -> Image:
+    async def _record(self, pull: _Pull, resolved: Resolved, decision: Decision) -> Image:
         """The image; what the hold protected it protects now."""
         target = resolved.target
         await Tree(self._store, pull.scope).label(target, pull.needed)
-        image = Image(pull.scope.namespace, pull.name, target, dict(pull.request.labels))
+        image = Image(pull.scope.namespace, pull.name, target, {**pull.request.labels, **label_of(decision)})
         return await self._store.write(lambda tx: self._store.put_image(tx, image))
 
 

@@ -8,6 +8,7 @@ from typing import Any
 from google.protobuf.json_format import MessageToDict
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
+from intermodal_api import images_pb2
 from intermodal_api.containerd.events import (
     container_pb2,
     content_pb2,
@@ -22,6 +23,7 @@ from intermodal_core.events import EventBus
 __all__ = ["register"]
 
 _MODULES: tuple[Any, ...] = (
+    images_pb2,
     container_pb2,
     content_pb2,
     image_pb2,
@@ -33,7 +35,7 @@ _MODULES: tuple[Any, ...] = (
 
 
 def register(bus: EventBus) -> None:
-    """Make every event of `intermodal_api.containerd.events` known to the bus; fields go by their wire names."""
+    """Make every event of `intermodal_api.containerd.events`, and our own, known to the bus; fields go by their wire names."""
     for module in _MODULES:
         for descriptor in module.DESCRIPTOR.message_types_by_name.values():
             bus.register_decoder(descriptor.full_name, partial(_fields, GetMessageClass(descriptor)))

@@ -113,6 +113,7 @@ class Creation:
         else:
             raise _taken(scope, options.name)
         image = await self._image(scope, options)
+        await self._images.admit(scope, image)
         about = (scope.namespace, image.name, image.labels | options.labels)
         choice = await self._store.pin(*about, options.runtime)
         choose = self._store.choose

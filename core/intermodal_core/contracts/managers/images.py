@@ -13,10 +13,12 @@ from intermodal_core.contracts.managers.store import Image, Scope
 
 __all__ = [
     "CommitRequest",
+    "Decision",
     "FromRootfs",
     "ImageStep",
     "ImageView",
     "Images",
+    "Judged",
     "LayerView",
     "Mounted",
     "Progress",
@@ -79,6 +81,24 @@ class PushRequest(msgspec.Struct, frozen=True, kw_only=True):
     access: Access = Access()
 
 
+class Judged(msgspec.Struct, frozen=True):
+    """One verifier's verdict, with its name."""
+
+    verifier: str
+    accepted: bool
+    reason: str
+    signer: str = ""
+
+
+class Decision(msgspec.Struct, frozen=True):
+    """Whether an image may be used: the mode (enforce, audit, off), who says so, the verdicts, and what comes of them."""
+
+    mode: str
+    why: str
+    admitted: bool
+    judged: tuple[Judged, ...] = ()
+
+
 class Stage(msgspec.Struct, frozen=True):
     """How fast one stage was: the seconds that it had something to do, and bytes a second of them."""
 
@@ -91,7 +111,7 @@ class Stage(msgspec.Struct, frozen=True):
 class Pulled(msgspec.Struct, frozen=True):
     """What a pull came to. `host` is the URL that answered, `fetched` the bytes that were not here before.
 
-    `unpacked` is the snapshotter that it was unpacked for, "" for none.
+    `unpacked` is the snapshotter that it was unpacked for, "" for none; `verification` what verifiers said of it.
     """
 
     image: Image
@@ -101,6 +121,7 @@ class Pulled(msgspec.Struct, frozen=True):
     stages: tuple[Stage, ...]
     slowest: str
     unpacked: str
+    verification: Decision
 
 
 class LayerView(msgspec.Struct, frozen=True):
@@ -196,11 +217,18 @@ class Images(Protocol):
         """Fetch an image, verify and unpack it, and record it once all of that is done.
 
         Layers are fetched, checked and unpacked at the same time; what several pulls need is fetched once. What is here
-        already is not fetched. Raises what the image source and the differ raise, with the stage and the host.
+        already is not fetched. Raises what the image source and the differ raise, with the stage and the host;
+        PermissionDenied where verification is enforced and the image is not accepted, before any layer is fetched.
         """
 
     async def push(self, scope: Scope, request: PushRequest, *, report: Report | None = None) -> Image:
         """Send an image to where its name says, children first; what is there already is not sent."""
+
+    async def verify(self, scope: Scope, image: str, access: Access | None = None) -> Decision:
+        """Ask the verifiers about an image that is here, as a pull does. Raises PermissionDenied as a pull does."""
+
+    async def admit(self, scope: Scope, image: Image) -> None:
+        """`verify`, where the config says that images are verified each time they are run."""
 
     async def explain(self, name: str, access: Access | None = None) -> list[Host]:
         """The hosts that would be asked for a name, in order, and what each answers."""

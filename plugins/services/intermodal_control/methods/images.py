@@ -84,6 +84,12 @@ class UnmountImage(Params):
     key: str
 
 
+class VerifyImage(NamedImage):
+    """`images.verify`."""
+
+    access: Access = Access()
+
+
 class ExplainRegistry(Params):
     """`registry.explain`."""
 
@@ -102,6 +108,7 @@ class ImageMethods(Room):
             "images.pull": Method(self._pull, cancel=True),
             "images.push": Method(self._push, cancel=True),
             "images.tag": Method(self._tag),
+            "images.verify": Method(self._verify, cancel=True),
             "images.commit": Method(self._commit, cancel=True),
             "images.export": Method(self._export, cancel=True),
             "images.convert": Method(self._convert, cancel=True),
@@ -200,6 +207,10 @@ class ImageMethods(Room):
 
     async def _unmount(self, call: Call) -> None:
         await self._images.unmount(call.scope, call.params(UnmountImage).key)
+
+    async def _verify(self, call: Call) -> Any:
+        params = call.params(VerifyImage)
+        return await self._images.verify(call.scope, params.image, params.access)
 
     async def _explain(self, call: Call) -> Any:
         params = call.params(ExplainRegistry)
