@@ -234,3 +234,19 @@ class TestM13(_Kit):
                     yield record
                 if self.tx.unreadable:
                     raise DataLoss("unreadable")
+
+
+class TestM14(_Kit):
+    class Mutant(Store):
+        """Finds fault with everything."""
+
+        async def check(self) -> list[str]:
+            return ["it could be better"]
+
+
+class TestM15(_Kit):
+    class Mutant(Store):
+        """Begins to be rebuilt when it is told that it was."""
+
+        def rebuilt(self) -> None:
+            self.rebuilt_from = "a copy"

@@ -239,6 +239,23 @@ class History:
             self.collecting.start()
         return None
 
+    def rescue(self, a: int, b: int, c: int) -> Any:
+        """Garbage is named again while a collection is between its mark and its sweep."""
+        garbage = sorted(set(self.model.things) - self.model.protected())
+        blobs = [name for kind, name in garbage if kind == "content"]
+        if not blobs:
+            return None
+        self.collect(a, b, c)
+        digest = blobs[b % len(blobs)]
+        target = descriptor_pb2.Descriptor(media_type="x/y", digest=digest, size=1)
+        name = f"r{next(_numbers)}"
+
+        def effect(model: Model) -> None:
+            model.things["images", name] = {("content", digest)}
+
+        message = images_pb2.Image(name=name, target=target)
+        return lambda: self.api.call(images_pb2, "Create", image=message), effect, ("images", name)
+
     # Going on.
 
     def step(self, kind: str, a: int, b: int, c: int) -> None:
@@ -399,6 +416,8 @@ KINDS = (
     "container",
     "remove",
     "collect",
+    "rescue",
+    "rescue",
     "kill",
 )
 STEPS = st.lists(st.tuples(st.sampled_from(KINDS), *[st.integers(0, 1000)] * 3), min_size=10, max_size=40)

@@ -52,6 +52,7 @@ COMMANDS = {
     "gc": ("storage", "remove what nothing needs; say why the rest stays"),
     "du": ("storage", "show where the bytes are"),
     "network": ("network", "ls, create, rm, inspect, connect, disconnect, prune"),
+    "fsck": ("storage", "check what is on disk; rebuild lost records"),
     "events": ("events", "show events as they come"),
     "runtimes": ("runtimes", "list runtimes, their versions, and what stays with each"),
     "plugins": ("plugins", "ls, inspect, why, graph, rescan, reload"),

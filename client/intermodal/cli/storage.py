@@ -1,4 +1,4 @@
-"""`imod gc`, `imod du`: what is on disk, why, and what nobody needs."""
+"""`imod gc`, `imod du`, `imod fsck`: what is on disk, why, what nobody needs, and whether it fits together."""
 
 from __future__ import annotations
 
@@ -14,14 +14,25 @@ if TYPE_CHECKING:
 
     from intermodal.cli.main import Parser, Session
 
-__all__ = ["add_arguments", "du", "gc"]
+__all__ = ["add_arguments", "du", "fsck", "gc"]
 
 
 def add_arguments(command: str, parser: Parser) -> None:
-    """The arguments of the two."""
+    """The arguments of the three."""
     if command == "du":
         parser.usage = "imod du [OPTIONS]"
         parser.add_argument("-a", "--all", action="store_true", help="each object, the largest first")
+        add_list_arguments(parser)
+        return
+    if command == "fsck":
+        parser.usage = "imod fsck [OPTIONS]"
+        parser.epilog = "The status is 1 where something does not fit."
+        parser.add_argument("--deep", action="store_true", help="read every blob, and compare its digest")
+        parser.add_argument(
+            "--rebuild",
+            action="store_true",
+            help="at the next start: the newest good copy of the records, and the disk",
+        )
         add_list_arguments(parser)
         return
     parser.usage = "imod gc [OPTIONS] | imod gc explain [OPTIONS] KEY"
@@ -79,6 +90,40 @@ def _explain(session: Session, options: argparse.Namespace) -> int:
             print(f"{'  ' * (depth + 1)}{link['type']} {link['key']}: {how}")
             above = link["type"]
     return 0
+
+
+def fsck(session: Session, options: argparse.Namespace) -> int:
+    """`imod fsck`."""
+    if options.rebuild:
+        asked = session.ask("storage.rebuild")
+        print(
+            f"{', '.join(asked)} will be rebuilt: restart the daemon, then imod fsck shows what came back",
+            file=sys.stderr,
+        )
+        return 0
+    done = session.ask("storage.check", deep=options.deep)
+    found, rebuilt = done["findings"], done["rebuilt"]
+    if options.output == "json":
+        import json
+
+        print(json.dumps(done, indent=2, ensure_ascii=False))
+        return 1 if found else 0
+    columns = {
+        "TYPE": lambda each: each["type"],
+        "NAMESPACE": lambda each: each["namespace"],
+        "KEY": lambda each: each["key"],
+        "WHAT": lambda each: each["what"],
+    }
+    if rebuilt and not options.quiet:
+        print(f"rebuilt at this start from {rebuilt['source']}:", file=sys.stderr)
+        show_list(
+            options, [*rebuilt["images"], *rebuilt["returned"], *rebuilt["gone"]], lambda each: each["key"], columns
+        )
+    if found:
+        show_list(options, found, lambda each: each["key"], columns)
+    elif not options.quiet:
+        print("all fits", file=sys.stderr)
+    return 1 if found else 0
 
 
 def du(session: Session, options: argparse.Namespace) -> int:

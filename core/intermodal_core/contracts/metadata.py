@@ -83,8 +83,13 @@ class MetadataStore(Protocol):
          whole, and is raised to the caller; others that share the commit are not affected.
     [M7] Writes happen one after the other; a read sees all writes that returned before it began.
     [M8] No write and no short read waits for a reader.
+    `rebuilt_from` names, after a loss, the older state that the store has begun again with, and is "" otherwise. Managers bring it
+    up to what they find on disk and in processes, and then call `rebuilt`.
+
     [M13] A stored record that cannot be decoded is set aside and logged; to transactions it is not there.
     """
+
+    rebuilt_from: str
 
     def declare(self, *tables: Table[Any]) -> None:
         """[M9] Make the tables known, creating or migrating them. Idempotent.
@@ -101,3 +106,9 @@ class MetadataStore(Protocol):
 
     def close(self) -> None:
         """[M12] Finish what was begun and let go of the files. Later calls raise Unavailable."""
+
+    async def check(self) -> list[str]:
+        """[M14] What is wrong with what is stored, a sentence each; none where all can be read."""
+
+    def rebuilt(self) -> None:
+        """[M15] `rebuilt_from` is "" from now on, and at the next load."""

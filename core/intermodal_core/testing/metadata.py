@@ -508,6 +508,22 @@ class MetadataStoreKit(Kit):
         ]
         assert _read(store, lambda tx: tx.count(THINGS, 2, index="size")) == sum(thing.size == 2 for thing in things)
 
+    def test_m14_a_good_store_has_no_faults(self, store: MetadataStore) -> None:
+        """[M14]."""
+        _fill(store)
+        assert _run(store.check()) == []
+
+    def test_m15_rebuilt(self, factory: Factory, tmp_path: Path) -> None:
+        """[M15], and nothing else is changed."""
+        for _ in range(2):
+            store = factory(tmp_path)
+            store.declare(THINGS)
+            _write(store, _put("kept"))
+            assert store.rebuilt_from == ""
+            store.rebuilt()
+            assert (store.rebuilt_from, _scan(store)) == ("", ["kept"])
+            store.close()
+
 
 def _put(name: str) -> Callable[[Transaction], None]:
     return lambda tx: tx.put(THINGS, Thing("a", name))

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 from intermodal_core.contracts.common import Descriptor, Platform
 from intermodal_core.contracts.managers.store import Scope, Store
 from intermodal_core.errors import InvalidArgument, NotFound
+from intermodal_oci.children import children_labels
 from intermodal_oci.model import ImageConfig, Manifest, decode_config, decode_index, decode_manifest, is_index
 from intermodal_oci.platforms import choose, matches
 
-__all__ = ["DEPTH", "Tree", "children_labels"]
+__all__ = ["DEPTH", "Tree"]
 
 #: Indexes within indexes that are followed.
 DEPTH = 8
@@ -82,12 +81,13 @@ class Tree:
         """Put the references that keep children from being collected on index and manifests."""
         data = await self._read(target)
         if is_index(target.media_type):
-            children = [each for each in decode_index(data, target.digest).manifests if each.digest in needed]
-            for child in children:
-                await self.label(child, needed)
-            labels = {f"containerd.io/gc.ref.content.m.{number}": each.digest for number, each in enumerate(children)}
+            index = decode_index(data, target.digest)
+            for child in index.manifests:
+                if child.digest in needed:
+                    await self.label(child, needed)
+            labels = children_labels(index, needed)
         else:
-            labels = dict(children_labels(decode_manifest(data, target.digest)))
+            labels = children_labels(decode_manifest(data, target.digest))
         await self._store.content.update(self._scope, target.digest, labels, [f"labels.{key}" for key in labels])
 
     async def _read(self, target: Descriptor) -> bytes:
@@ -97,10 +97,3 @@ class Tree:
                 f"the blob {target.digest} has {len(data)} bytes, and its descriptor says {target.size}"
             )
         return data
-
-
-def children_labels(manifest: Manifest) -> Iterator[tuple[str, str]]:
-    """The labels by which a manifest's blob refers to what it needs."""
-    yield "containerd.io/gc.ref.content.config", manifest.config.digest
-    for number, layer in enumerate(manifest.layers):
-        yield f"containerd.io/gc.ref.content.l.{number}", layer.digest

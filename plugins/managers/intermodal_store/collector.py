@@ -17,11 +17,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import msgspec
 from intermodal_api.containerd.events import image_pb2
 from intermodal_core.contracts.content import IngestStatus
-from intermodal_core.contracts.managers.collector import Collected, Garbage, Protection, Use
+from intermodal_core.contracts.managers.collector import Collected, Finding, Garbage, Protection, Rebuilt, Use
 from intermodal_core.contracts.metadata import Table, Transaction
 from intermodal_core.errors import IntermodalError, InvalidArgument, NotFound
 from intermodal_oci.references import normalise
 
+from intermodal_store.checking import check
 from intermodal_store.marking import Marked
 from intermodal_store.names import now
 from intermodal_store.references import Node, forward, node_of
@@ -45,8 +46,10 @@ _INGEST = 24 * 3600 * 1_000_000_000
 class Collector:
     """Implements `intermodal_core.contracts.managers.collector.Collector`."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, content: Any) -> None:
         self._store = store
+        self._content = content
+        self.rebuilt: Rebuilt | None = None
         self._one = asyncio.Lock()
         self._works: set[asyncio.Future[Collected]] = set()
         self._put: list[Any] | None = None  # while a collection runs: the records that writes put
@@ -171,6 +174,10 @@ class Collector:
     async def usage(self) -> list[Use]:
         """Where the bytes are."""
         return await usage(self._store, await self._mark())
+
+    async def check(self, *, deep: bool = False) -> list[Finding]:
+        """What does not fit."""
+        return await check(self._store, self._content, await self._mark(), deep)
 
     async def explain(self, key: str, namespace: str = "") -> list[Protection]:
         """Why objects stay or go."""

@@ -76,13 +76,20 @@ class Snapshots:
                     self.forget(tx, row.namespace, row.snapshotter, row.key)
 
         await self._store.write(unfinished)
-        used = Path(self._store.registry.config.core.root) / "snapshotters"
-        for record in self._store.registry.records("snapshotters"):
-            if (used / record.name).is_dir() and record.state in ("available", "ready"):
-                try:
-                    await self._ready(record.name)
-                except IntermodalError as error:
-                    log.warning("what a crash may have left in %s stays: %s", record.name, error)
+        for name in self.used():
+            try:
+                await self._ready(name)
+            except IntermodalError as error:
+                log.warning("what a crash may have left in %s stays: %s", name, error)
+
+    def used(self) -> list[str]:
+        """The snapshotters that this root has used and that can be had."""
+        directory = Path(self._store.registry.config.core.root) / "snapshotters"
+        return [
+            record.name
+            for record in self._store.registry.records("snapshotters")
+            if (directory / record.name).is_dir() and record.state in ("available", "ready")
+        ]
 
     async def _reconcile(self, snapshotter: str, backend: Any) -> None:
         objects = {info.key: info for info in await backend.walk()}

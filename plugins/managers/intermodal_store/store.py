@@ -26,6 +26,7 @@ from intermodal_store.leases import Leases
 from intermodal_store.names import now
 from intermodal_store.namespaces import Namespaces
 from intermodal_store.pinning import pin, pinned
+from intermodal_store.rebuilding import rebuild
 from intermodal_store.snapshots import Snapshots
 from intermodal_store.tables import ALL, CONTAINERS, NAMESPACES, STARTS, Start
 from intermodal_store.tombstones import Tombstones
@@ -48,6 +49,7 @@ class Store:
     ) -> None:
         metadata.declare(*ALL)
         self._metadata = metadata
+        self._content = content
         self._outbox = Outbox(metadata, events)
         self._locks: dict[tuple[str, ...], tuple[asyncio.Lock, int]] = {}
         self._background = Background(log)
@@ -62,13 +64,16 @@ class Store:
         self.snapshots = Snapshots(self)
         self.leases = Leases(self)
         self.tombstones = Tombstones(self, content)
-        self.collector = Collector(self)
+        self.collector = Collector(self, content)
 
     async def __aenter__(self) -> Store:
         """Publish what was committed but not yet told when the daemon last ended."""
         await self._outbox.recover()
+        if self._metadata.rebuilt_from:
+            self.collector.rebuilt = await rebuild(self, self._content, self._metadata.rebuilt_from)
         self.last_began = await self.write(self._start)
-        self.later(self.content.settle())
+        if self.collector.rebuilt is None:
+            self.later(self.content.settle())
         self.later(self.snapshots.settle())
         self.later(self.tombstones.follow())
         return self
@@ -93,6 +98,15 @@ class Store:
     async def write(self, fn: Callable[[Transaction], T]) -> T:
         """As `MetadataStore.write`; then the events that `fn` emitted are published."""
         return await self._outbox.write(self.collector.watched(fn))
+
+    def rebuilt(self) -> None:
+        """What was found after a loss is recorded."""
+        if self._metadata.rebuilt_from:
+            self._metadata.rebuilt()
+
+    async def check_metadata(self) -> list[str]:
+        """As `MetadataStore.check`."""
+        return await self._metadata.check()
 
     def declare(self, *tables: Table[Any]) -> None:
         """As `MetadataStore.declare`."""

@@ -9,20 +9,51 @@ from collections.abc import Collection
 from pathlib import Path
 
 import msgspec
+from intermodal_core.contracts.managers.store import Container
 from intermodal_core.errors import InvalidArgument
 
-__all__ = ["make", "remove", "sweep"]
+from intermodal_tasks.tables import RunRow, TaskRow
+
+__all__ = ["Kept", "make", "remove", "sweep", "unknown"]
 
 log = logging.getLogger("intermodal.tasks")
 
 
-def make(path: str, container: str, spec: bytes) -> None:
-    """Write `config.json`. Raises InvalidArgument for a spec that no runtime could start."""
+class Kept(msgspec.Struct, frozen=True):
+    """What a bundle tells of its task should the records be lost: the rows, `task` without a pid."""
+
+    container: Container
+    task: TaskRow
+    run: RunRow | None
+
+
+_encode = msgspec.msgpack.Encoder().encode
+_decode = msgspec.msgpack.Decoder(Kept).decode
+
+
+def make(path: str, container: str, spec: bytes, kept: Kept) -> None:
+    """Write `config.json` and `records`. Raises InvalidArgument for a spec that no runtime could start."""
     _check_spec(container, spec)
     os.makedirs(path, mode=0o711, exist_ok=True)
     # Whoever may go through the bundle to its root need not read the environment of what runs there.
-    with open(os.open(os.path.join(path, "config.json"), os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
-        file.write(spec)
+    for name, data in (("config.json", spec), ("records", _encode(kept))):
+        with open(os.open(os.path.join(path, name), os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
+            file.write(data)
+
+
+def unknown(directory: Path, known: Collection[str]) -> list[Kept]:
+    """What the bundles that are not `known` tell of their tasks; those that are not whole tell nothing."""
+    found = []
+    for path in directory.glob("*/*"):
+        if str(path) in known:
+            continue
+        try:
+            kept = _decode((path / "records").read_bytes())
+            pid = int((path / "init.pid").read_text())
+        except (OSError, ValueError, msgspec.MsgspecError):
+            continue
+        found.append(msgspec.structs.replace(kept, task=msgspec.structs.replace(kept.task, pid=pid)))
+    return found
 
 
 def _check_spec(id: str, spec: bytes) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import Callable, Coroutine, Sequence
@@ -35,7 +36,7 @@ from intermodal_operations import Operation, Runner, Step
 from intermodal_tasks import bundle
 from intermodal_tasks.calls import ProcessCalls
 from intermodal_tasks.moments import Moments
-from intermodal_tasks.tables import ALL, TASKS, TaskRow
+from intermodal_tasks.tables import ALL, RUNS, TASKS, TaskRow
 from intermodal_tasks.task import Process, Task
 
 __all__ = ["Tasks"]
@@ -123,7 +124,9 @@ class Tasks(ProcessCalls):
         if container.spec is None:
             raise InvalidArgument(f"the container {state.id} has no spec")
         spec = await self._moments.adjusted(state.namespace, state.id, container.spec)
-        bundle.make(state.bundle, state.id, spec)
+        run = await self._store.read(lambda tx: tx.get(RUNS, state.namespace, state.id))
+        row = TaskRow(state.namespace, state.id, state.choice, state.bundle, 0, time.time_ns(), state.request.stdio)
+        bundle.make(state.bundle, state.id, spec, bundle.Kept(container, row, run))
 
     async def _remove_bundle(self, state: _Create) -> None:
         await asyncio.to_thread(bundle.remove, state.bundle)
@@ -318,10 +321,30 @@ class Tasks(ProcessCalls):
         """Know of every task that the last daemon left, before anybody asks; whoever does waits until it is taken up."""
         rows = await self._store.read(lambda tx: list(tx.scan(TASKS)), long=True)
         begun = [state.bundle for state in await self.operations.begun("tasks.create", _Create)]
-        await asyncio.to_thread(bundle.sweep, self._bundles, {*begun, *(row.bundle for row in rows)})
+        known = {*begun, *(row.bundle for row in rows)}
+        if self._store.collector.rebuilt is not None:
+            rows += await self._take_in(await asyncio.to_thread(bundle.unknown, self._bundles, known))
+            known |= {row.bundle for row in rows}
+            self._store.rebuilt()
+        await asyncio.to_thread(bundle.sweep, self._bundles, known)
         for row in rows:
             self._adopting[row.namespace, row.id] = self._background.begin(self._adopt(row))
         self._hold()
+
+    async def _take_in(self, kept: Sequence[bundle.Kept]) -> list[TaskRow]:
+        """Record tasks that run and that rebuilt records do not know."""
+
+        def record(tx: Transaction) -> None:
+            for each in kept:
+                task = each.task
+                with contextlib.suppress(AlreadyExists):
+                    self._store.containers.insert(tx, Scope(task.namespace), each.container)
+                tx.put(TASKS, task)
+                if each.run is not None and tx.get(RUNS, task.namespace, task.id) is None:
+                    tx.put(RUNS, each.run)
+
+        await self._store.write(record)
+        return [each.task for each in kept]
 
     async def adopted(self) -> None:
         """When all are taken up, all at once, each with its deadline, and what was half-made is ended."""

@@ -30,8 +30,14 @@ _BY_CODE: dict[int, tuple[type[IntermodalError], str]] = {
     sqlite3.SQLITE_PERM: (PermissionDenied, "access was denied; see the mode of the file"),
     sqlite3.SQLITE_CONSTRAINT: (InvalidArgument, "a key or index field is None"),
     sqlite3.SQLITE_MISMATCH: (InvalidArgument, "a key or index field has the wrong type"),
-    sqlite3.SQLITE_CORRUPT: (DataLoss, "the database is damaged; restore the last good copy beside it"),
-    sqlite3.SQLITE_NOTADB: (DataLoss, "the file is no SQLite database; move it away"),
+    sqlite3.SQLITE_CORRUPT: (
+        DataLoss,
+        "the database is damaged; imod fsck --rebuild and a restart go back to the newest good copy",
+    ),
+    sqlite3.SQLITE_NOTADB: (
+        DataLoss,
+        "the file is no SQLite database; imod fsck --rebuild and a restart go back to the newest good copy",
+    ),
     sqlite3.SQLITE_IOERR: (DataLoss, "the disk failed; see the kernel's log"),
 }
 

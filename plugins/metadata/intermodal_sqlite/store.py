@@ -16,14 +16,17 @@ import queue
 import sqlite3
 import sys
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any, TypeVar
 
 from intermodal_core.contracts.metadata import Table, Transaction
-from intermodal_core.errors import Aborted, Internal, InvalidArgument, Unavailable, from_os_error
+from intermodal_core.errors import Aborted, DataLoss, Internal, InvalidArgument, Unavailable, from_os_error
 
+from intermodal_sqlite.copies import Copies
 from intermodal_sqlite.failures import translated
 from intermodal_sqlite.migrate import ensure_store, ensure_table, quarantine
 from intermodal_sqlite.schema import Layout, same_declaration
@@ -38,6 +41,8 @@ _BATCH = 512
 
 #: Long reads that run at once.
 _READERS = 2
+#: Seconds between looks at whether a copy is due.
+_LOOK = 3600.0
 
 
 class _Job:
@@ -62,7 +67,14 @@ class Store:
     database of a newer version, DataLoss for a damaged one, Unavailable when it cannot be opened.
     """
 
-    def __init__(self, path: Path | str, *, busy_timeout: float = 5.0, log: logging.Logger | None = None) -> None:
+    def __init__(
+        self,
+        path: Path | str,
+        *,
+        busy_timeout: float = 5.0,
+        log: logging.Logger | None = None,
+        copies: Copies | None = None,
+    ) -> None:
         self._path = str(path)
         self._busy_timeout = busy_timeout
         self._log = log or logging.getLogger(__name__)
@@ -76,6 +88,10 @@ class Store:
         self._gate = threading.Lock()
         #: Held by whoever uses the write connection.
         self._writing = threading.Lock()
+        self._copies = copies
+        self._changed = False
+        self._look_at = time.monotonic() + _LOOK
+        self.rebuilt_from = copies.restore() if copies is not None else ""
         _make_file(self._path)
         try:
             self._writer = self._connect()
@@ -130,8 +146,36 @@ class Store:
         for thread in self._threads:
             thread.join()
         self._drop_idle()
+        if self._changed:
+            self._copy()
         # The last connection to go folds the log into the database.
         self._writer.close()
+
+    async def check(self) -> list[str]:
+        """[M14]."""
+
+        def check(tx: Transaction) -> list[str]:
+            with closing(self._connect(reader=True)) as connection:
+                return [row[0] for row in connection.execute("PRAGMA integrity_check(20)") if row[0] != "ok"]
+
+        try:
+            return await self.read(check, long=True)
+        except DataLoss as error:
+            return [str(error)]
+
+    def rebuilt(self) -> None:
+        """[M15]."""
+        self.rebuilt_from = ""
+        if self._copies is not None:
+            self._copies.rebuilt()
+
+    def _copy(self) -> None:
+        if self._copies is None:
+            return
+        try:
+            self._copies.make()
+        except (sqlite3.Error, OSError) as error:
+            self._log.warning("no copy of %s could be made: %s", self._path, error)
 
     # -- reads
 
@@ -210,12 +254,23 @@ class Store:
                 self._run(job)
             sys.audit("intermodal.step", "metadata.commit")
             execute("COMMIT")
+            self._note_change()
         except (sqlite3.Error, Aborted) as error:
             if self._writer.in_transaction:
                 execute("ROLLBACK")
             why = translated(error, self._path) if isinstance(error, sqlite3.Error) else error
             for job in batch:
                 job.error = job.error or why
+
+    def _note_change(self) -> None:
+        """The first change of a day, or of this process, may be due a copy: on a reader's thread, beside what goes on."""
+        now = time.monotonic()
+        self._changed = True
+        if self._copies is None or now < self._look_at:
+            return
+        self._look_at = now + _LOOK
+        if self._copies.due:
+            threading.Thread(target=self._copy, name="metadata-copy", daemon=True).start()
 
     def _run(self, job: _Job) -> None:
         """Run one function in its savepoint. What it raises is kept in the job; what is raised ends the whole batch."""

@@ -15,7 +15,7 @@ from typing import Protocol
 
 import msgspec
 
-__all__ = ["Collected", "Collector", "Garbage", "Link", "Protection", "Use"]
+__all__ = ["Collected", "Collector", "Finding", "Garbage", "Link", "Protection", "Rebuilt", "Use"]
 
 
 class Garbage(msgspec.Struct, frozen=True):
@@ -54,6 +54,26 @@ class Use(msgspec.Struct, frozen=True, order=True):
     key: str
     size: int
     kept_by: str
+
+
+class Finding(msgspec.Struct, frozen=True):
+    """Something that does not fit: what it is of (an object; `metadata`), and what is wrong, in a sentence."""
+
+    type: str
+    namespace: str
+    key: str
+    what: str
+
+
+class Rebuilt(msgspec.Struct, frozen=True):
+    """How the records were brought up to what was found, after a loss: which older state they began with, the images that were
+    not in it (now known by their digest), what else came back, and what is recorded and gone.
+    """
+
+    source: str
+    images: tuple[Finding, ...] = ()
+    returned: tuple[Finding, ...] = ()
+    gone: tuple[Finding, ...] = ()
 
 
 class Link(msgspec.Struct, frozen=True):
@@ -97,6 +117,13 @@ class Collector(Protocol):
 
     async def usage(self) -> list[Use]:
         """Where the bytes are, the largest first."""
+
+    async def check(self, *, deep: bool = False) -> list[Finding]:
+        """What does not fit among records, blobs and snapshots; none where all is well. `deep`: every blob is read whole."""
+
+    @property
+    def rebuilt(self) -> Rebuilt | None:
+        """What this start of the daemon rebuilt, if it did."""
 
     async def explain(self, key: str, namespace: str = "") -> list[Protection]:
         """Why each object stays or goes whose name, digest or key is `key` or begins with it; of one namespace, or of all.

@@ -352,6 +352,9 @@ class Store(Protocol):
     def forget_container(self, tx: Transaction, namespace: str, id: str) -> None:
         """Drop a container and its snapshot within a transaction; call `removed` once it is committed."""
 
+    def rebuilt(self) -> None:
+        """After a loss (`collector.rebuilt`): the manager of tasks, the last of all, has taken in what it found as well."""
+
     def removed(self) -> None:
         """What a transaction has dropped may go from the backends, and what only it needed be collected."""
 

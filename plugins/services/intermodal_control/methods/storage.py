@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from intermodal_core.contracts.managers.store import Store
@@ -25,6 +26,12 @@ class Explain(Params):
     all_namespaces: bool = False
 
 
+class Check(Params):
+    """`storage.check`. `deep`: every blob is read."""
+
+    deep: bool = False
+
+
 class StorageMethods(Room):
     """`storage.*`."""
 
@@ -34,6 +41,8 @@ class StorageMethods(Room):
             "storage.collect": Method(self._collect),
             "storage.explain": Method(self._explain, cancel=True),
             "storage.usage": Method(self._usage, cancel=True),
+            "storage.check": Method(self._check, cancel=True),
+            "storage.rebuild": Method(self._rebuild),
         }
 
     @property
@@ -51,3 +60,19 @@ class StorageMethods(Room):
     async def _usage(self, call: Call) -> Any:
         call.params(Nothing)
         return await self._store.collector.usage()
+
+    async def _check(self, call: Call) -> Any:
+        collector = self._store.collector
+        found = await collector.check(deep=call.params(Check).deep)
+        return {"findings": found, "rebuilt": collector.rebuilt}
+
+    async def _rebuild(self, call: Call) -> Any:
+        """Ask the metadata for it: it works without a manager, for metadata that cannot be read is why it is called."""
+        call.params(Nothing)
+        asked = []
+        for record in self._registry.records("metadata"):
+            directory = Path(self._registry.config.core.root) / record.kind / record.name
+            if directory.is_dir():
+                (directory / "rebuild").touch(mode=0o600)
+                asked.append(record.id)
+        return asked
