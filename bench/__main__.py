@@ -20,7 +20,7 @@ from typing import NoReturn
 
 from intermodal_snapshots.mounts import filesystem_of
 
-from bench import bus, commands, discovery, life, machine, memory, pull, unary
+from bench import bus, commands, discovery, life, machine, memory, networks, pull, unary
 from bench.figures import Figure, table
 from bench.measuring import Bench
 from bench.peers import start
@@ -32,6 +32,8 @@ MEASUREMENTS: dict[str, Callable[[Bench], list[Figure]]] = {
     "exec": life.exec,
     "ctr-run": commands.ctr_run,
     "imod-run": commands.imod_run,
+    "imod-run-networks": networks.imod_run_networks,
+    "networks": networks.networks,
     "unary": unary.unary,
     "discovery": discovery.discovery,
     "events": bus.events,
