@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import subprocess
 import time
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from intermodal_core.contracts.networks import PortMapping
+from intermodal_netlink.namespaces import Local
 
 from bench.figures import OURS, Figure
 from bench.measuring import Bench, take_turns, timed
@@ -22,7 +24,7 @@ from tests.harness.images import NAME
 from tests.harness.links import own_network
 
 _DEBIAN = "CNI executables"
-_MEGABYTES = 2000
+_MEGABYTES = 400
 _TYPES = ("bridge", "host-local", "portmap")
 
 
@@ -122,37 +124,19 @@ def _throughput(bench: Bench, ours: Attached, theirs: Chain, directory: Path) ->
 
 
 def _megabytes(server: str, client: str, address: str) -> float:
-    """Send so many megabytes of zeros; nc at both ends."""
-    port = "5001"
-    with subprocess.Popen(
-        ["nsenter", f"--net={server}", "busybox", "nc", "-l", "-p", port],
-        stdout=subprocess.DEVNULL,
-        stdin=subprocess.DEVNULL,
-    ) as receiver:
-        _await_listener(server, int(port))
-        began = time.perf_counter()
-        head = [
-            "nsenter",
-            f"--net={client}",
-            "sh",
-            "-c",
-            f"head -c {_MEGABYTES}M /dev/zero | busybox nc {address} {port}",
-        ]
-        subprocess.run(head, check=True, timeout=120)
-        receiver.wait(60)
-        return _MEGABYTES / (time.perf_counter() - began)
-
-
-def _await_listener(netns: str, port: int) -> None:
-    until = time.monotonic() + 30
-    while time.monotonic() < until:
-        shown = subprocess.run(
-            ["nsenter", f"--net={netns}", "cat", "/proc/net/tcp", "/proc/net/tcp6"],
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-        if f":{port:04X} " in shown.stdout:
-            return
-        time.sleep(0.01)
-    raise RuntimeError("nc does not listen")
+    """Send so many megabytes of zeros; nobody but head, cat and the kernel touches them."""
+    inside = Local()
+    with inside.socket(server, socket.AF_INET, socket.SOCK_STREAM) as listener:
+        listener.bind((address, 0))
+        listener.listen()
+        with inside.socket(client, socket.AF_INET, socket.SOCK_STREAM) as sender:
+            sender.connect(listener.getsockname())
+            receiver, _ = listener.accept()
+            began = time.perf_counter()
+            with receiver, subprocess.Popen(["cat"], stdin=receiver.fileno(), stdout=subprocess.DEVNULL) as reading:
+                subprocess.run(
+                    ["head", "-c", f"{_MEGABYTES}M", "/dev/zero"], stdout=sender.fileno(), check=True, timeout=120
+                )
+                sender.close()
+                reading.wait(60)
+            return _MEGABYTES / (time.perf_counter() - began)

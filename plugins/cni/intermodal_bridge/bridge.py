@@ -182,17 +182,18 @@ def _with_gateways(config: BridgeConfig, given: Result) -> Result:
     """Gateways where the address manager gave none and this bridge is to be one, and the default routes by it."""
     if not config.is_gateway:
         return given
-    ips, versions = [], set()
+    ips = []
+    gateways: dict[int, str] = {}
     for ip in given.ips:
         address = ipaddress.ip_interface(ip.address)
-        versions.add(address.version)
         ips.append(msgspec.structs.replace(ip, gateway=ip.gateway or str(address.network.network_address + 1)))
+        gateways.setdefault(address.version, ips[-1].gateway)
     routes = list(given.routes)
     if config.is_default_gateway:
         there = {ipaddress.ip_network(route.dst, strict=False) for route in routes}
         for version, everywhere in ((4, "0.0.0.0/0"), (6, "::/0")):
-            if version in versions and ipaddress.ip_network(everywhere) not in there:
-                routes.append(Route(everywhere))
+            if version in gateways and ipaddress.ip_network(everywhere) not in there:
+                routes.append(Route(everywhere, gateways[version]))
     return msgspec.structs.replace(given, ips=tuple(ips), routes=tuple(routes))
 
 
