@@ -23,7 +23,9 @@ from intermodal_grpc.services.images import Images
 from intermodal_grpc.services.introspection import Introspection
 from intermodal_grpc.services.leases import Leases
 from intermodal_grpc.services.namespaces import Namespaces
+from intermodal_grpc.services.streaming import Streaming, Streams
 from intermodal_grpc.services.tasks import TasksService
+from intermodal_grpc.services.transfer import Transfer
 from intermodal_grpc.services.version import Version
 
 __all__ = ["Config", "GrpcService", "plugin"]
@@ -38,6 +40,7 @@ _TRANSLATIONS: tuple[tuple[Any, str], ...] = (
     (Containers, "store"),
     (Leases, "store"),
     (Diff, "images"),
+    (Transfer, "images"),
     (TasksService, "tasks"),
     (Events, "tasks"),
 )
@@ -61,9 +64,11 @@ class GrpcService:
     async def __aenter__(self) -> GrpcService:
         """Serve on the daemon's main address."""
         context = self._context
+        streams = Streams()
         services: list[Service] = [
             Introspection(context.registry, _uuid(context.root_dir() / "uuid")),
             Version(),
+            Streaming(streams),
         ]
         off: dict[str, str] = {}
         for service, manager in _TRANSLATIONS:
@@ -72,7 +77,7 @@ class GrpcService:
             except (FailedPrecondition, NotFound) as error:  # the others serve, and show what is wrong with it
                 off[service.descriptor.full_name] = str(error)
             else:
-                services.append(Events(context.events, translated) if service is Events else service(translated))
+                services.append(_translation(service, translated, context, streams))
         services.append(Health([service.descriptor.full_name for service in services]))
         served = {service.descriptor.full_name for service in services}
         self._server = Server(services, context.registry.idle.busy, Call, unserved(context.registry, served, off))
@@ -84,6 +89,15 @@ class GrpcService:
         """Let go of the socket."""
         if self._server is not None:
             await self._server.close(self._context.config.grace)
+
+
+def _translation(service: Any, manager: Any, context: Context[Any], streams: Streams) -> Service:
+    if service is Events:
+        return Events(context.events, manager)
+    if service is Transfer:
+        return Transfer(manager, streams)
+    translation: Service = service(manager)
+    return translation
 
 
 def _uuid(path: Path) -> str:
