@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from intermodal_core.config import PROXIES
 from intermodal_core.config_lines import KeyPath, dotted, quoted
 
 if TYPE_CHECKING:
@@ -41,19 +42,23 @@ def dump(config: Config, plugins: Mapping[tuple[str, str], Plugin[Any]], with_or
     """The values of `config` in force; see `Config.dump`."""
     lines: list[str] = []
 
-    def origin(path: KeyPath) -> str:
-        return f"  # {config.where(path)}" if with_origin else ""
+    def origin(path: KeyPath, of: Config = config) -> str:
+        return f"  # {of.where(path)}" if with_origin else ""
 
     def write(
-        path: KeyPath, values: Mapping[str, Any], prefix: tuple[str, ...] = (), new: Collection[str] = ()
+        path: KeyPath,
+        values: Mapping[str, Any],
+        prefix: tuple[str, ...] = (),
+        new: Collection[str] = (),
+        of: Config = config,
     ) -> None:
         for key, value in values.items():
             if isinstance(value, Mapping) and value:
                 if len(path) != 1:  # what is below a top-level table has a header of its own
-                    write((*path, key), value, (*prefix, key))
+                    write((*path, key), value, (*prefix, key), of=of)
             elif value is not None:
                 whence = path if key in new else (*path, key)  # what was migrated is not written anywhere
-                lines.append(f"{dotted((*prefix, key))} = {toml(value)}{origin(whence)}")
+                lines.append(f"{dotted((*prefix, key))} = {toml(value)}{origin(whence, of)}")
 
     write((), msgspec.to_builtins(config.core))
     claimed = {name: annotation for plugin in plugins.values() for name, annotation in plugin.tables.items()}
@@ -69,15 +74,21 @@ def dump(config: Config, plugins: Mapping[tuple[str, str], Plugin[Any]], with_or
             lines += ["", f"[{dotted((name,))}]"]
             write((name,), table)
     sections = {key: config.section(*key) for key in plugins} | dict(config.instances())
-    for (kind, name), section in sorted(sections.items()):
-        lines += ["", f"[{dotted((kind, name))}]"]
-        plugin = plugins.get((kind, name))
+    for key, section in sorted(sections.items()):
+        if key[0] == PROXIES:
+            continue  # it is there again as the instance that it makes
+        at, of, plugin = section.path, section.config, plugins.get(key)
+        lines += ["", f"[{dotted(at)}]"]
+        proxied = {"type": of.tables[PROXIES][at[1]]["type"]} if at[0] == PROXIES else {}
+        write(at, proxied, of=of)
+        hidden = {"plugin"} if proxied else set()
         if plugin is None:
-            write((kind, name), section.options)
+            write(at, {key: value for key, value in section.options.items() if key not in hidden}, of=of)
         else:
             migrated = section.migrated(plugin.migrations)
             common = msgspec.to_builtins(section.common) | {"version": plugin.version}
             own = msgspec.to_builtins(section.convert(plugin.config, plugin.migrations))
-            write((kind, name), common, new=("version",) if migrated.replaced else ())
-            write((kind, name), own, new=migrated.new)
+            common = {key: value for key, value in common.items() if key not in hidden}
+            write(at, common, new=("version",) if migrated.replaced else (), of=of)
+            write(at, own, new=migrated.new, of=of)
     return "\n".join(lines) + "\n"

@@ -109,3 +109,21 @@ def test_the_command_writes_it_and_the_default_config_is_valid() -> None:
     jsonschema.Draft202012Validator(printed).validate(tomllib.loads(out["default"]))
     assert printed["properties"]["log_level"]["reloadable"] is True
     assert "reloadable" not in printed["properties"]["root"]
+
+
+def test_what_is_in_force_reads_back_proxies_too(tmp_path: Path) -> None:
+    imod = Path(sys.executable).parent / "imod"
+    path = tmp_path / "config.toml"
+    path.write_text(
+        'version = 1\n[defaults]\nsnapshotter = "far"\n[proxy_plugins.far]\ntype = "snapshot"\naddress = "/run/x"\n'
+    )
+
+    def show(*options: str) -> str:
+        command = [imod, "config", "show", *options, path]
+        return subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
+
+    first = show()
+    assert f'address = "/run/x"  # {path}:6' in show("--origin")
+    path.write_text(first)
+    assert tomllib.loads(show()) == tomllib.loads(first)
+    assert tomllib.loads(first)["proxy_plugins"]["far"]["type"] == "snapshot"
