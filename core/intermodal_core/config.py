@@ -43,6 +43,7 @@ PROXIES = "proxy_plugins"
 T = TypeVar("T")
 Meta = msgspec.Meta
 _Seconds = Annotated[float, Meta(gt=0)]
+_Name = Annotated[str, Meta(min_length=1)]
 
 
 class Core(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -78,12 +79,12 @@ class Core(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
 class Common(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """The keys that every [KIND.NAME] takes beside its plugin's own."""
 
-    plugin: Annotated[str | None, Meta(description="Id of the plugin; unset: the section's NAME.")] = None
+    plugin: Annotated[_Name | None, Meta(description="Id of the plugin; unset: the section's NAME.")] = None
     version: Annotated[
         int, Meta(ge=1, description="Version of the plugin's own options below, as the plugin counts them.")
     ] = 1
     distribution: Annotated[
-        str | None, Meta(description="Distribution to take the plugin from, where several offer it.")
+        _Name | None, Meta(description="Distribution to take the plugin from, where several offer it.")
     ] = None
     enabled: Annotated[bool, Meta(description="Whether the instance may be used.")] = True
     required: Annotated[bool, Meta(description="Whether the daemon refuses to start without it.")] = False

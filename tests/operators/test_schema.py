@@ -69,7 +69,9 @@ def written(document: dict[str, Any]) -> str:
 
 def loads(path: Path) -> bool:
     try:
-        load(path).check(NAMES, PLUGINS)
+        config = load(path)
+        config.take_proxies(FOUND)
+        config.check(NAMES, PLUGINS)
     except InvalidArgument:
         return False
     return True
@@ -119,7 +121,7 @@ def test_what_is_in_force_reads_back_proxies_too(tmp_path: Path) -> None:
     )
 
     def show(*options: str) -> str:
-        command = [imod, "config", "show", *options, path]
+        command = [str(imod), "config", "show", *options, str(path)]
         return subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
 
     first = show()
