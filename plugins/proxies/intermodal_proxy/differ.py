@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 from intermodal_api.containerd.services import diff_pb2 as pb
 from intermodal_core.contracts.common import Descriptor, Mount
-from intermodal_core.contracts.differs import Alone, Applied, ApplyLimits
+from intermodal_core.contracts.differs import Alone, Applied, ApplyLimits, Compared
 from intermodal_core.errors import FailedPrecondition, Unimplemented
 from intermodal_wire.client import Client
 from intermodal_wire.values import descriptor_to, mounts_to
@@ -56,3 +56,14 @@ class ProxyDiffer:
     def settle(self, layers: tuple[Alone, ...], below: tuple[Mount, ...]) -> int:
         """[D5] Not declared."""
         raise Unimplemented(f"the differ at {self._client.address} applies no layers alone")
+
+    def compare(
+        self,
+        lower: tuple[Mount, ...],
+        upper: tuple[Mount, ...],
+        into: int,
+        media_type: str,
+        latest: int | None = None,
+    ) -> Compared:
+        """[D6] Not declared: the plugin would write the layer to a content store of its own."""
+        raise Unimplemented(f"the differ at {self._client.address} writes no layers to the daemon")
