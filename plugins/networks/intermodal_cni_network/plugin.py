@@ -102,7 +102,7 @@ class _Life(CniNetwork):
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        """The keeper of namespaces ends with the spawner."""
+        self._keeper.close()  # who needs it once more gets another one
 
 
 plugin = Plugin(
