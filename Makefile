@@ -6,6 +6,7 @@ BIN := $(VENV)/bin
 PACKAGES := runc busybox-static containerd skopeo umoci buildah debootstrap docker-registry zstd iproute2 \
 	btrfs-progs nftables runsc containernetworking-plugins
 WORKERS ?= auto
+SOAK_SEED := $(or $(SOAK_SEED),$(shell od -An -N3 -tu4 /dev/urandom | tr -d " "))
 .DEFAULT_GOAL := help
 .PHONY: help root system venv lint proto test test-all soak demo bench clean
 
@@ -43,8 +44,9 @@ test: root venv system ## the real path of each feature, under 10 minutes
 test-all: root venv system ## everything that an issue names, under 45 minutes
 	$(BIN)/pytest -n $(WORKERS) --dist worksteal -m "not soak" --durations=20
 
-soak: root venv system ## long fuzz and random histories; prints its seed
-	$(BIN)/pytest -n $(WORKERS) -m soak --durations=20
+soak: root venv system ## long crash tests and random histories, under 40 minutes; prints its seed (docs/soak.md)
+	@echo "seed $(SOAK_SEED): make soak SOAK_SEED=$(SOAK_SEED) runs the same again"
+	SOAK_SEED=$(SOAK_SEED) timeout 2400 $(BIN)/pytest -n $(WORKERS) -m soak --durations=20
 
 demo: venv system ## one image under every backend that works here
 	@$(BIN)/python -m examples.demo

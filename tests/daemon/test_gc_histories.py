@@ -460,7 +460,7 @@ def test_some_histories(mortal: Mortal, steps: list[tuple[str, int, int, int]]) 
 
 @pytest.mark.soak
 @seed(int(os.environ.get("SOAK_SEED", "1")))
-@options(250)
+@options(120)
 @given(STEPS)
 def test_many_histories(mortal: Mortal, steps: list[tuple[str, int, int, int]]) -> None:
     lives(mortal, steps)
