@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 __all__ = ["RELOADABLE", "VERSION", "Common", "Config", "Core", "Section", "load"]
 
 VERSION = 1
+#: Plugins that cannot be used and that a mistake speaks of.
+_UNUSABLE = 3
 
 #: The table of plugins behind sockets of their own.
 PROXIES = "proxy_plugins"
@@ -275,11 +277,17 @@ class Config:
         empty: Any = [] if getattr(annotation, "__origin__", annotation) is list else {}
         return self._typed(self.tables.get(name, empty), annotation, (name,))
 
-    def check_names(self, known: Mapping[str, Collection[str]], tables: Collection[str] | None = None) -> None:
+    def check_names(
+        self,
+        known: Mapping[str, Collection[str]],
+        tables: Collection[str] | None = None,
+        unusable: Sequence[str] = (),
+    ) -> None:
         """Check every table's name against the kinds with their installed plugin ids, and against the claimed `tables`.
 
         Which tables are claimed is known once plugins are loaded; without `tables` only sections of kinds are checked.
-        Raises InvalidArgument for the first that is neither a kind nor claimed, or names a plugin that is not installed.
+        `unusable` says of plugins whose claims are not known why that is. Raises InvalidArgument for the first that is neither a
+        kind nor claimed, or names a plugin that is not installed.
         """
         from intermodal_core.config_types import nearest
 
@@ -287,9 +295,10 @@ class Config:
             if key == PROXIES or key in (tables or ()) or (tables is None and key not in known):
                 continue
             if key not in known:
-                self._unknown(
-                    (key,), f'no plugin kind or table is called "{key}"; {nearest(key, {*known, *(tables or ())})}'
-                )
+                sentence = f'no plugin kind or table is called "{key}"; {nearest(key, {*known, *(tables or ())})}'
+                if unusable:
+                    sentence += f"; if it is of a plugin that cannot be used: {'; '.join(unusable[:_UNUSABLE])}"
+                self._unknown((key,), sentence)
                 continue
             for name, options in table.items() if isinstance(table, dict) else [("", table)]:
                 path = (key, name) if name else (key,)
@@ -302,14 +311,19 @@ class Config:
                     hint = nearest(plugin or name, known[key])
                     self._unknown(path, f'no plugin "{plugin or name}" of the kind {key} is installed; {hint}')
 
-    def check(self, known: Mapping[str, Collection[str]], plugins: Mapping[tuple[str, str], Plugin[Any]]) -> None:
+    def check(
+        self,
+        known: Mapping[str, Collection[str]],
+        plugins: Mapping[tuple[str, str], Plugin[Any]],
+        unusable: Sequence[str] = (),
+    ) -> None:
         """Check all of it: names, the tables that `plugins` (by kind and id) claim, their sections, and what they check.
 
         Sections of plugins that are not among them, because they are off or broken, keep their own keys to themselves.
         Raises InvalidArgument for the first mistake; with `permissive` what is not known is a warning.
         """
         tables = {name: annotation for plugin in plugins.values() for name, annotation in plugin.tables.items()}
-        self.check_names(known, tables)
+        self.check_names(known, tables, unusable)
         for name, annotation in tables.items():
             self.table(name, annotation)
         names = {kind: set(ids) for kind, ids in known.items()}

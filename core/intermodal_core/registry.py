@@ -214,7 +214,8 @@ class Registry:
         if config.tables.keys() - self.kinds - self.tables() - {PROXIES}:
             await self.import_plugins(records)
         plugins = {(r.kind, r.plugin_id): r.plugin for r in records if r.plugin is not None and not r.isolated}
-        config.check(self._installed, plugins)
+        unusable = [r.why_not() for r in records if r.plugin is None and r.state in ("disabled", "failed")]
+        config.check(self._installed, plugins, unusable)
         for key, section in config.instances().items():
             if (record := self._records.get(key)) is not None and record.isolated and section.common.enabled:
                 await self._check_isolated(record, section)

@@ -41,6 +41,7 @@ _MAX_FDS = 250  # the kernel allows 253 a message, one of which may carry the me
 _WINDOW = 16  # requests under way at once; more would fill the socket's buffer, and then send() would block the loop
 _REPLAY = 10.0  # seconds for a module to be imported again
 _DEATHS = 3
+_KILLS = 12  # the same for deaths by a SIGKILL that is not ours: an import may bring the kernel to it, or anybody
 _STEADY = 10.0  # seconds after which a spawner that dies is no longer counted as one that dies again
 
 
@@ -348,12 +349,14 @@ class Spawner:
         self._pump()
 
     def _read(self, process: _Process) -> None:
+        hung = False
         try:
             poll = select.poll()
             poll.register(process.sock, select.POLLIN)
             while True:
                 if not poll.poll(None if (replayed := process.replaying()) is None else _REPLAY * 1000):
                     self._log.error("preloading %s again takes more than %d s", replayed, _REPLAY)
+                    hung = True
                     break
                 if (received := receive(process.sock)) is None:
                     break
@@ -373,19 +376,20 @@ class Spawner:
                 self._process = None
             process.sock.close()
             self._fail(process.sent.values())
-            self._note_deaths(process.replaying())
+            killed = status == -signal.SIGKILL and not hung
+            self._note_deaths(process.replaying(), _KILLS if killed else _DEATHS)
             for child in process.children.values():
                 child._end.set_result(None)
         if current and not self._closed.is_set():
             self._log.warning("the spawner (pid %d) ended with status %d and is started again", process.pid, status)
             self._restart(time.monotonic() - process.started)
 
-    def _note_deaths(self, module: str | None) -> None:
+    def _note_deaths(self, module: str | None, most: int) -> None:
         """A module that ends one spawner after the other is given up, though it was good once."""
         self._deaths = (module, self._deaths[1] + 1) if module == self._deaths[0] else (module, 1)
-        if module in self._modules and self._deaths[1] >= _DEATHS:
+        if module in self._modules and self._deaths[1] >= most:
             self._modules.remove(module)
-            self._log.error("%s is preloaded no more: the spawner ended %d times importing it", module, _DEATHS)
+            self._log.error("%s is preloaded no more: the spawner ended %d times importing it", module, most)
 
     def _restart(self, lived: float) -> None:
         if lived > _STEADY:

@@ -431,3 +431,19 @@ def test_an_interface_is_checked(site: Site, tmp_path: Path) -> None:
             await registry.require("backends", "partial")
 
     run(site, tmp_path, test)
+
+
+@pytest.mark.parametrize("how", ["broken", "off"])
+def test_a_table_of_a_plugin_that_cannot_be_used(site: Site, tmp_path: Path, how: str) -> None:
+    """What it claims is not known, so the mistake says which plugins cannot be asked, and why."""
+    site.plugin("claims", raw="raise RuntimeError('no such luck')" if how == "broken" else "")
+    site.config += "[theirs]\nx = 1\n"
+    if how == "off":
+        site.config += "[backends.claims]\nenabled = false\n"
+
+    async def test(registry: Registry) -> None:
+        why = "failed: .*no such luck" if how == "broken" else "disabled: switched off in the config"
+        with pytest.raises(InvalidArgument, match=f"config.toml:2: .*theirs.*cannot be used: backends.claims is {why}"):
+            await registry.start()
+
+    run(site, tmp_path, test)
