@@ -137,7 +137,7 @@ class _Host:
     """Implements `Host`, and is what the plugin sees of the registry and the event bus."""
 
     def __init__(self, sock: socket.socket, plugins_loop: asyncio.AbstractEventLoop) -> None:
-        self.peer = Peer(sock, self._find)
+        self.peer = Peer(sock, self._find, self._for_plugin)
         self._loop = asyncio.get_running_loop()
         self._plugins_loop = plugins_loop
         self._spawner = _Later(Spawner)
@@ -219,8 +219,7 @@ class _Host:
 
     def ask(self, target: str, name: str, method: Method, *arguments: Any, **keywords: Any) -> Any:
         """Call the daemon, from a thread or loop of the plugin's; a concurrent future."""
-        call = self.peer.call(target, name, method, arguments, keywords)
-        return asyncio.run_coroutine_threadsafe(call, self._loop)
+        return self.peer.ask(target, name, method, arguments, keywords)
 
 
 class _Later:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import ctypes
 import os
+import socket
 import subprocess
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Protocol
 
@@ -17,7 +18,23 @@ from intermodal_core.errors import NotFound, PluginSkipped
 from intermodal_core.plugin import Context, Plugin
 
 
+class Helper(Protocol):
+    def double(self, number: int) -> int: ...
+    def socket(self, family: int) -> socket.socket: ...
+    def refuse(self) -> None: ...
+
+
+class Body(Protocol):
+    host: str
+
+    def __aiter__(self) -> AsyncIterator[bytes]: ...
+    async def aclose(self) -> None: ...
+
+
 class Backend(Protocol):
+    def with_help(self, number: int, helper: Helper) -> tuple[int, int, str]: ...
+    async def body(self, pieces: int) -> Body: ...
+    def bodies(self) -> int: ...
     def echo(
         self, descriptor: Descriptor, mounts: tuple[Mount, ...] = (), labels: Mapping[str, str] | None = None
     ) -> tuple[Descriptor, tuple[Mount, ...], dict[str, str] | None]: ...
@@ -47,10 +64,47 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     trouble: Annotated[str, msgspec.Meta(description="What goes wrong.")] = ""
 
 
+class Pieces:
+    def __init__(self, sample: Sample, count: int) -> None:
+        self.host = "https://there"
+        self.sample = sample
+        self.count = count
+        self.closed = False
+        sample.reading += 1
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        for number in range(self.count):
+            await asyncio.sleep(0)
+            if number == 99:
+                raise NotFound("the hundredth piece is gone")
+            yield b"%d," % number * 1000
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        self.sample.reading -= not self.closed
+        self.closed = True
+
+
 class Sample:
+    def with_help(self, number: int, helper: Helper) -> tuple[int, int, str]:
+        with helper.socket(socket.AF_UNIX) as sock:
+            family = int(sock.family)
+        try:
+            helper.refuse()
+        except NotFound as error:
+            return helper.double(helper.double(number)), family, str(error)
+        raise AssertionError
+
+    async def body(self, pieces: int) -> Body:
+        return Pieces(self, pieces)
+
+    def bodies(self) -> int:
+        return self.reading
+
     def __init__(self, context: Context[Config]) -> None:
         self.context = context
         self.leaked: list[Any] = []
+        self.reading = 0
 
     def echo(
         self, descriptor: Descriptor, mounts: tuple[Mount, ...] = (), labels: Mapping[str, str] | None = None

@@ -6,7 +6,9 @@ import asyncio
 import logging
 import os
 import signal
+import socket
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -104,6 +106,54 @@ def test_the_same_class_either_way(site: Site, tmp_path: Path, isolation: str) -
 
     run(site, tmp_path, test)
     assert (tmp_path / "root/backends/one/closed").exists(), "it was told of the end"
+
+
+class Helper:
+    """What a backend is lent for a call."""
+
+    def __init__(self) -> None:
+        self.threads: set[int] = set()
+
+    def double(self, number: int) -> int:
+        self.threads.add(threading.get_ident())
+        return 2 * number
+
+    def socket(self, family: int) -> socket.socket:
+        return socket.socket(family)
+
+    def refuse(self) -> None:
+        raise NotFound("not by me")
+
+
+@pytest.mark.parametrize("isolation", ["thread", "process"])
+def test_objects_are_lent(site: Site, tmp_path: Path, isolation: str) -> None:
+    """What a verifier may ask, what a CNI type asks of its host, a body that is read."""
+    offer(site, "one", one=f'isolation = "{isolation}"\n')
+
+    async def test(registry: Registry) -> None:
+        one = await registry.require("backends", "one")
+        helper = Helper()
+        assert list(await one.with_help(5, helper)) == [20, socket.AF_UNIX, "not by me"]
+        assert threading.get_ident() not in helper.threads, "it blocks a thread, not the loop"
+        body = await one.body(50)
+        assert body.host == "https://there"
+        pieces = [piece async for piece in body]
+        assert b"".join(pieces) == b"".join(b"%d," % number * 1000 for number in range(50))
+        await body.aclose()
+        early = await one.body(50)
+        assert await anext(aiter(early)) == b"0," * 1000
+        assert await one.bodies() == 1
+        await early.aclose()
+        assert await one.bodies() == 0
+        with pytest.raises(NotFound, match="the hundredth piece is gone"):
+            async for _ in await one.body(200):
+                pass
+        if isolation == "process":
+            process = registry.find("backends", "one").process
+            assert process is not None
+            assert process._peer._lent == {}
+
+    run(site, tmp_path, test)
 
 
 def test_the_daemon_never_imports_it(site: Site, tmp_path: Path) -> None:

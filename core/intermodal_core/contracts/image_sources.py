@@ -16,7 +16,7 @@ from typing import Protocol, runtime_checkable
 
 import msgspec
 
-from intermodal_core.contracts.common import Descriptor
+from intermodal_core.contracts.common import Descriptor, Fd
 
 __all__ = ["VERSION", "Access", "Body", "Host", "ImageSource", "Resolved"]
 
@@ -102,7 +102,7 @@ class ImageSource(Protocol):
         """
 
     async def push(
-        self, name: str, target: Descriptor, content: int, access: Access | None = None, mount_from: str = ""
+        self, name: str, target: Descriptor, content: Fd, access: Access | None = None, mount_from: str = ""
     ) -> bool:
         """[I5] Upload a document or blob from the readable file `content`, from its beginning; whether bytes were sent.
 
