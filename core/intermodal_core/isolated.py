@@ -19,7 +19,7 @@ import threading
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, get_type_hints
 
 import msgspec
 import pluggy
@@ -37,7 +37,7 @@ from intermodal_core.peer import Method, Peer, methods_of
 from intermodal_core.plugin import Context
 from intermodal_core.spawner import Spawner
 
-__all__ = ["Constructed", "Hook", "Host", "Registration", "Start", "contract_of", "main"]
+__all__ = ["Constructed", "Hook", "Host", "Registration", "Start", "attributes_of", "contract_of", "main"]
 
 LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 
@@ -78,9 +78,12 @@ class Hook(msgspec.Struct, frozen=True):
 
 
 class Constructed(msgspec.Struct, frozen=True):
-    """An instance's options in force, what it exports and, where its kind has hooks, implements."""
+    """An instance's options in force, the plain attributes of its contract, what it exports and, where its kind has hooks,
+    implements.
+    """
 
     options: dict[str, Any]
+    attributes: dict[str, Any]
     exports: dict[str, str]
     hooks: dict[str, Hook] = {}
 
@@ -109,6 +112,11 @@ def contract_of(kind: Kind) -> Mapping[str, Method]:
     if kind.specs:
         return {**methods_of(CoreHooks), **methods_of(load_attribute(kind.specs))}
     return methods_of(load_attribute(kind.interface))
+
+
+def attributes_of(kind: Kind) -> Mapping[str, Any]:
+    """The types of a contract's plain attributes."""
+    return get_type_hints(load_attribute(kind.interface)) if kind.interface else {}
 
 
 def _hooks_of(instance: Any) -> Iterator[tuple[str, Hook]]:
@@ -190,8 +198,9 @@ class _Host:
         instance = await construct(plugin, context, kind, start.deadline)
         if hasattr(instance, "__aenter__"):
             await self._for_plugin(instance.__aenter__())
+        attributes = {name: getattr(instance, name) for name in attributes_of(kind)}
         self._guard = Guard(f"{kind.name}.{name}", instance, Pool(name, start.threads), None)
-        return Constructed(options, dict(context.exports), dict(_hooks_of(instance)) if kind.specs else {})
+        return Constructed(options, attributes, dict(context.exports), dict(_hooks_of(instance)) if kind.specs else {})
 
     async def check(self, section: bytes) -> None:
         pickle.loads(section).convert(self._plugin.config, self._plugin.migrations)

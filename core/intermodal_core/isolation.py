@@ -18,11 +18,13 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Self
 
+import msgspec
+
 from intermodal_core.child import UNKNOWN, Child, kill_group
 from intermodal_core.errors import DeadlineExceeded, IntermodalError, Internal, PluginSkipped, Unavailable
 from intermodal_core.events import EventBus
 from intermodal_core.hooks import hookimpl
-from intermodal_core.isolated import Constructed, Hook, Host, Registration, Start, contract_of
+from intermodal_core.isolated import Constructed, Hook, Host, Registration, Start, attributes_of, contract_of
 from intermodal_core.loading import LoadError, load_attribute
 from intermodal_core.peer import Method, Peer, Target, methods_of
 from intermodal_core.plugin import Plugin
@@ -57,7 +59,7 @@ class _StandIn:
         await self._process.stop()
 
     def __getattr__(self, name: str) -> Any:
-        return self._process.method(name)
+        return self._process.member(name)
 
 
 class Process:
@@ -84,6 +86,7 @@ class Process:
         self._up = False
         self._why = ""
         self._hooks: dict[str, Hook] = {}
+        self._attributes: dict[str, Any] = {}
         self._supervisor: asyncio.Task[None] | None = None
         self._calls: set[asyncio.Task[Any]] = set()
 
@@ -127,6 +130,8 @@ class Process:
             await self._reap()
             raise
         self._hooks = made.hooks
+        types = attributes_of(self._start.kind)
+        self._attributes = {name: msgspec.convert(value, types[name]) for name, value in made.attributes.items()}
         self._up = True
         return made.options, made.exports
 
@@ -266,8 +271,10 @@ class Process:
 
     # Calls.
 
-    def method(self, name: str) -> Callable[..., Awaitable[Any]]:
-        """A method of the instance's. Raises AttributeError for one that is not in the contract."""
+    def member(self, name: str) -> Any:
+        """A method, or a plain attribute, of the instance's. Raises AttributeError for one that is not in the contract."""
+        if name in self._attributes:
+            return self._attributes[name]
         if name not in self._methods:
             raise AttributeError(
                 f"{self._id} runs in a process of its own, which has no {name}: it is not in the contract"

@@ -79,8 +79,8 @@ class _Blocking:
     def __getattr__(self, name: str) -> Any:
         if name == self._close:
             return self.end
-        method = self.process.method(name)
-        return lambda *given, **named: self._wait(method(*given, **named))
+        member = self.process.member(name)
+        return (lambda *given, **named: self._wait(member(*given, **named))) if callable(member) else member
 
 
 class IsolatedKit:
