@@ -132,11 +132,6 @@ def swapped(daemon: Mortal, k: int) -> None:
     not_unpacked(daemon, k)
 
 
-def executed(daemon: Mortal, k: int) -> None:
-    assert daemon.imod("exec", "c", "echo", "in", check=True).stdout == "in\n"
-    stopped(daemon)
-
-
 def removed(daemon: Mortal, k: int) -> None:
     """It is there, or gone; removing it again makes it so."""
     if names(daemon):
@@ -220,7 +215,6 @@ SCENARIOS = [
     Scenario("run-rm", imod("run", "--rm", "--net", "none", "busybox", "true"), gone),
     Scenario("stop", imod("stop", "c"), stopping, runs),
     Scenario("rm", imod("rm", "-f", "c"), removed, runs),
-    Scenario("exec", imod("exec", "c", "true"), executed, runs),
     Scenario("swap", imod("swap", "c", "--runtime", "other"), swapped, runs),
     Scenario("swap-snapshotter", imod("swap", "c", "--snapshotter", "native"), swapped, runs),
     Scenario("ctr-run", ctr("run", "-d", IMAGE, "c", *PATIENT), ctr_removed, client=True),

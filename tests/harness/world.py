@@ -125,7 +125,7 @@ def _plugins(directory: Path, name: str) -> list[dict[str, Any]]:
 def _tasks(daemon: PrivateDaemon, tasks: dict[tuple[str, str], dict[str, Any]]) -> Iterator[str]:
     """Bundles, mounts, cgroups, sockets and the runtime's state, each for a task; processes, each below a task's shim."""
     running = {key for key, row in tasks.items() if row["exit"] is None}
-    held = _below(daemon.state / "runtimes/runc/runc")
+    held = {each for runtime in (daemon.state / "runtimes").glob("*") for each in _below(runtime / "runc")}
     mounts = set(daemon._mounts()) - {str(path) for path in _namespaces(daemon)}
     roots = {key for key in tasks if f"{tasks[key]['bundle']}/rootfs" in mounts}
     yield from _both("task", set(tasks), "bundle", _below(daemon.state / "managers/tasks/bundles"))
@@ -134,8 +134,7 @@ def _tasks(daemon: PrivateDaemon, tasks: dict[tuple[str, str], dict[str, Any]]) 
     yield from _both("running task", running, "container of the runtime", held & running)
     yield from _extra("container of the runtime", held - set(tasks))
     yield from _extra("cgroup", {str(path) for path in daemon._cgroups() if (path.parent.name, path.name) not in tasks})
-    sockets = daemon.state / "runtimes/runc/s"
-    count = len(os.listdir(sockets)) if sockets.is_dir() else 0
+    count = len(list((daemon.state / "runtimes").glob("*/s/*")))
     if not len(running) <= count <= len(tasks):  # the shim of one that has ended may be gone before its record
         yield f"{count} sockets of shims for {len(tasks)} tasks"
     yield from _processes(daemon, {key: row["bundle"] for key, row in tasks.items()}, running)

@@ -19,6 +19,7 @@ from intermodal_core.contracts.metadata import Transaction
 from intermodal_core.contracts.runtimes import RuntimeInfo
 from intermodal_core.errors import AlreadyExists, FailedPrecondition, IntermodalError, NotFound, Unimplemented
 from intermodal_oci.references import validate_identifier
+from intermodal_operations import Runner
 
 from intermodal_tasks.changes import Changes
 from intermodal_tasks.composite import Composite
@@ -43,7 +44,17 @@ class Lifecycle:
         self._store = store
         self._checkpoints = checkpoints
         self._changes = changes
-        self._swapping = Swapping(tasks.operations, store, composite, changes)
+        # Ended after a crash once the tasks' own operations are, which its steps begin.
+        self._operations = Runner(store, "swaps")
+        self._swapping = Swapping(self._operations, store, composite, changes)
+
+    async def recover(self, deadline_each: float) -> None:
+        """After a restart, and once all tasks are taken up: what was half swapped goes back."""
+        await self._operations.recover(deadline_each)
+
+    async def close(self) -> None:
+        """The next daemon goes on."""
+        await self._operations.close()
 
     async def restart(self, scope: Scope, container: str, timeout: float = 10.0) -> None:
         """Stop and start."""

@@ -17,6 +17,10 @@ from intermodal_tasks.specs import Lookups
 __all__ = ["Config", "TasksManager", "plugin"]
 
 
+#: Seconds that each half-made swap has to go back after a crash.
+_SWAP_BACK = 60.0
+
+
 class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Options of `[managers.tasks]`."""
 
@@ -72,11 +76,13 @@ class TasksManager(Tasks):
 
     async def _recover(self) -> None:
         await self.adopted()
+        await self.lifecycle.recover(_SWAP_BACK)
         await self.composite.recover()
 
     async def __aexit__(self, *_: object) -> None:
         """Stop watching; tasks live on."""
         await self.composite.restarts.close()
+        await self.lifecycle.close()
         await self.close()
 
 
