@@ -26,7 +26,7 @@ __all__ = ["spawner"]
 
 
 class _Kit(RuntimeKit):
-    capabilities = frozenset(plugin.capabilities)
+    capabilities = frozenset(plugin.capabilities) - {"checkpoint"}
     options = frozenset({"binary"})
     Mutant: type[ShimRuntime] = RuncRuntime
     Host: type[Daemon] = Daemon

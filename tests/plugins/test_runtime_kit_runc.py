@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ from intermodal_runc.plugin import Config, plugin
 from intermodal_runc.runtime import RuncRuntime
 from intermodal_shim.driver import FORKED
 from intermodal_shim.runtime import Options
+from intermodal_shim.shared import Sharing
 
 from tests.harness.shims import Daemon, spawner
 
@@ -26,7 +29,8 @@ __all__ = ["spawner"]
 
 
 class TestRunc(RuntimeKit):
-    capabilities = frozenset(plugin.capabilities)
+    sharing: Sharing = "container"
+    capabilities = frozenset(plugin.capabilities) - ({"checkpoint"} if shutil.which("criu") is None else set())
     options = frozenset({"binary"})
 
     @pytest.fixture
@@ -35,7 +39,7 @@ class TestRunc(RuntimeKit):
         async def open_one(**options: Any) -> AsyncIterator[Daemon]:
             state = tmp_path / "state"
             state.mkdir(exist_ok=True)
-            daemon = Daemon(spawner, state, rootfs, RuncRuntime, **options)
+            daemon = Daemon(spawner, state, rootfs, partial(RuncRuntime, sharing=self.sharing), **options)
             daemon.listen()
             try:
                 yield daemon
@@ -80,3 +84,10 @@ class TestRuncIsolated(TestRunc):
                     await daemon.close()
 
         return open_one
+
+
+@pytest.mark.slow
+class TestRuncInOneShim(TestRunc):
+    """All containers of the namespace in one shim."""
+
+    sharing: Sharing = "namespace"

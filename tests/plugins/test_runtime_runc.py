@@ -36,7 +36,6 @@ def test_info_names_the_binary_and_its_version(tmp_path: Path, spawner: Spawner)
     info = asyncio.run(runtime.info())
     assert info.binary == shutil.which("runc")
     assert info.version.startswith("runc version")
-    assert "checkpoint" not in plugin.capabilities
 
 
 def test_without_a_binary_it_is_skipped_and_lists_what_was_tried(
@@ -63,6 +62,7 @@ def test_an_unknown_option_is_refused() -> None:
         ({"systemd_cgroup": True}, Options(), ["--systemd-cgroup --log"]),
         ({"no_pivot": True}, Options(), ["--no-pivot"]),
         ({"no_new_keyring": True}, Options(), ["--no-new-keyring"]),
+        ({"criu": "/opt/criu"}, Options(), ["--criu /opt/criu --log"]),
         ({}, Options(root="/asked"), ["--root /asked/ns --log"]),
         ({}, Options(systemd_cgroup=True, no_pivot_root=True), ["--systemd-cgroup --log", "--no-pivot"]),
         ({}, Options(no_new_keyring=True), ["--no-new-keyring"]),

@@ -154,6 +154,8 @@ class Lifecycle:
             await asyncio.to_thread((path / _ABOUT).write_text, json.dumps(about))
         except BaseException:
             await asyncio.to_thread(shutil.rmtree, path, ignore_errors=True)
+            if not leave_running and self._tasks.has(scope, record.id):
+                await self._composite.restarts.started(scope, await self._store.containers.get(scope, record.id))
             raise
         if not leave_running:
             await self._composite.settled(scope, record.id)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 import msgspec
 from intermodal_core.plugin import Context, Plugin
@@ -29,6 +29,16 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     no_new_keyring: Annotated[
         bool, msgspec.Meta(description="Leave containers the daemon's session keyring, not one of their own")
     ] = False
+    criu: Annotated[
+        str, msgspec.Meta(description="CRIU, which takes checkpoints: an absolute path; '' is the one on PATH, if any")
+    ] = ""
+    sharing: Annotated[
+        Literal["container", "pod", "namespace"],
+        msgspec.Meta(
+            description="Which containers have a shim in common: none, those of a pod, or all of a namespace. The more there are,"
+            " the less memory each costs, and the more of them end with a shim that is killed"
+        ),
+    ] = "container"
 
 
 def _make(context: Context[Config]) -> object:
@@ -41,5 +51,5 @@ plugin = Plugin(
     factory=_make,
     config=Config,
     forked=("intermodal_shim.shim",),
-    capabilities=("exec", "pause", "update", "stats", "terminal", "attach", "processes", "pids"),
+    capabilities=("exec", "pause", "update", "stats", "checkpoint", "terminal", "attach", "processes", "pids"),
 )

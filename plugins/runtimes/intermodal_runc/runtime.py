@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 from intermodal_core.contracts.runtimes import TaskRef
 from intermodal_core.errors import NotFound, PluginSkipped, Unimplemented
-from intermodal_shim.driver import ShimRuntime
 from intermodal_shim.runtime import Options, find
+from intermodal_shim.shared import SharedShimRuntime
 
 if TYPE_CHECKING:
     from intermodal_core.plugin import Context
@@ -17,12 +17,20 @@ if TYPE_CHECKING:
 __all__ = ["RuncRuntime", "make_runtime"]
 
 
-class RuncRuntime(ShimRuntime):
-    """Our shim with what runc can do on every machine, which does not include checkpoints: they need CRIU."""
+class RuncRuntime(SharedShimRuntime):
+    """Our shim, and checkpoints where there is CRIU. `criu` is its path, or a name that is sought on PATH."""
+
+    criu = "criu"
 
     async def checkpoint(self, task: TaskRef, path: str, options_type: str = "", options: bytes = b"") -> None:
-        """[R21] Not declared."""
-        raise Unimplemented(f"The runtime runc takes no checkpoints; task {task.namespace}/{task.id} goes on unchanged")
+        """[R21] By CRIU. Raises Unimplemented without one, before anything is done."""
+        try:
+            find(self.criu)
+        except NotFound as error:
+            raise Unimplemented(
+                f"runc takes no checkpoints without CRIU, {task.namespace}/{task.id} goes on unchanged: {error}"
+            ) from error
+        await super().checkpoint(task, path, options_type, options)
 
 
 def make_runtime(context: Context[Config]) -> RuncRuntime:
@@ -34,6 +42,7 @@ def make_runtime(context: Context[Config]) -> RuncRuntime:
         systemd_cgroup=config.systemd_cgroup,
         no_pivot=config.no_pivot,
         no_new_keyring=config.no_new_keyring,
+        flags=("--criu", config.criu) if config.criu else (),
     )
     try:
         binary = find(config.binary)
@@ -41,4 +50,6 @@ def make_runtime(context: Context[Config]) -> RuncRuntime:
         raise PluginSkipped(str(error), "install runc (apt-get install runc)") from error
     context.log.info("containers run under %s", binary)
     events = f"{context.address}.ttrpc"
-    return RuncRuntime(context.name, context.spawner, context.state_dir(), events, options)
+    runtime = RuncRuntime(context.name, context.spawner, context.state_dir(), events, options, sharing=config.sharing)
+    runtime.criu = config.criu or runtime.criu
+    return runtime
