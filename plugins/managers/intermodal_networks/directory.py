@@ -84,12 +84,13 @@ class Directory:
 
     async def views(self) -> list[NetworkView]:
         """Every network: those with lists first, the default one at the top."""
+        listed = [view for _, view in await self.listed()]  # which makes known who has lists
         plain = [
             NetworkView(record.name, record.plugin_id)
             for record in self._registry.records(_KIND)
             if record.state != "disabled" and "lists" not in self._capabilities(record.name)
         ]
-        return [view for _, view in await self.listed()] + plain
+        return listed + plain
 
     def _capabilities(self, instance: str) -> tuple[str, ...]:
         plugin = self._registry.find(_KIND, instance).plugin
