@@ -9,6 +9,8 @@ import sys
 from functools import partial
 from pathlib import Path
 
+import pytest
+
 from tests.harness.daemon import PrivateDaemon
 from tests.harness.images import NAME, Built
 from tests.harness.site import install
@@ -111,6 +113,7 @@ def test_a_reload_says_what_it_did_and_what_needs_a_restart(busybox: Built) -> N
 # Plugins.
 
 
+@pytest.mark.slow
 def test_a_plugin_installed_while_the_daemon_serves(tmp_path: Path, busybox: Built) -> None:
     environment = Environment(tmp_path / "venv")
     with PrivateDaemon(command=environment.command) as daemon:
@@ -151,6 +154,7 @@ def test_a_plugin_installed_while_the_daemon_serves(tmp_path: Path, busybox: Bui
         assert daemon.imod("plugins", "rescan", check=True).stdout == "networks.quiet is gone\n"
 
 
+@pytest.mark.slow
 def test_every_backend_that_is_in_use_can_be_replaced(busybox: Built) -> None:
     with daemon_with("", busybox) as daemon:
         daemon.imod("run", "-d", "--name", "c", NAME, "sleep", "600", check=True)
@@ -168,6 +172,7 @@ def test_every_backend_that_is_in_use_can_be_replaced(busybox: Built) -> None:
         daemon.imod("images", "import", str(busybox.path), check=True)
 
 
+@pytest.mark.slow
 def test_a_backend_moves_into_a_process_and_back(busybox: Built) -> None:
     with daemon_with("", busybox) as daemon:
         daemon.imod("run", "--rm", "--snapshotter", "native", NAME, "true", check=True)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import pytest
 from intermodal.cli.config_migrate import difference, migrated, write
 from intermodal_core.config import load
 from intermodal_core.plugin import Plugin
@@ -93,6 +94,7 @@ def imod(*arguments: str, env: dict[str, str]) -> subprocess.CompletedProcess[st
     )
 
 
+@pytest.mark.slow
 def test_the_newest_form_of_a_file_and_its_drop_ins(tmp_path: Path) -> None:
     site = tmp_path / "site"
     site.mkdir()

@@ -155,6 +155,7 @@ def test_a_container_keeps_the_runtime_that_it_was_made_with(tmp_path: Path, bus
 
 
 @pytest.mark.skipif(not shutil.which("containerd-shim-runc-v2"), reason="needs containerd's shim")
+@pytest.mark.slow
 def test_a_shim_that_is_named_by_its_path(busybox: Built) -> None:
     shim = str(shutil.which("containerd-shim-runc-v2"))
     with daemon_with("", busybox) as daemon:
@@ -258,6 +259,7 @@ def test_an_image_of_another_namespace_is_named(busybox: Built) -> None:
         ("[defaluts]\n", 'did you mean "defaults"?'),
     ],
 )
+@pytest.mark.slow
 def test_a_mistake_stops_the_start_and_permissive_lets_it_pass(config: str, words: str) -> None:
     with PrivateDaemon(config, start=False) as daemon:
         with pytest.raises(RuntimeError) as caught:
