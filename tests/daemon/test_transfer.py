@@ -8,7 +8,7 @@ import secrets
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import grpc
 import pytest
@@ -68,9 +68,8 @@ class Stream:
             lambda message: message.SerializeToString(),
             AnyMessage.FromString,
         )
-        self._answers: Any = call(
-            iter(self._sent.get, None), metadata=(("containerd-namespace", api.namespace),), timeout=60
-        )
+        answers = call(iter(self._sent.get, None), metadata=(("containerd-namespace", api.namespace),), timeout=60)
+        self._answers = cast("Iterator[AnyMessage]", answers)
         self.send(streaming_pb2.StreamInit(id=self.id))
         assert next(self._answers).type_url == "google.protobuf.Empty"
 
