@@ -329,3 +329,11 @@ class TestR25(_Kit):
 
         async def processes(self, task: TaskRef) -> list[ProcessState]:
             return [state for state in await super().processes(task) if state.status != "stopped"]
+
+
+class TestR26(_Kit):
+    class Mutant(RuncRuntime):
+        """Says what it finds in a word."""
+
+        async def review(self, spec: bytes) -> list[str]:
+            return [*await super().review(spec), "seccomp"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from intermodal_core import discovery
 from intermodal_core.contracts import kinds
 from intermodal_core.kinds import Kind
 
+from tests.harness.daemon import PrivateDaemon
 from tests.packaging.conftest import declared, needed_by, pip
 
 #: Kinds whose plugins are the daemon's own logic, for which there is no template.
@@ -92,17 +94,36 @@ class TestPackages:
             assert done.returncode == 0, done.stdout + done.stderr
             ((held, all_),) = re.findall(r"(\d+) of (\d+) rules held", done.stdout)
             assert held == all_, done.stdout
+            self.is_ready(binaries, KINDS[kind].group, tmp_path)
         finally:
             pip("uninstall", "-q", "-y", "intermodal-ice-box", python=binaries / "python")
 
-    @pytest.mark.parametrize("kind", KINDS)
-    def test_its_types_are_right(self, binaries: Path, kind: str, tmp_path: Path) -> None:
-        top = write(kind, NAME, str(tmp_path / "package"))
+    def is_ready(self, binaries: Path, group: str, place: Path) -> None:
+        """A daemon that must have it starts; of a kind with one in use, the bundled one is switched off."""
+        (place / "key").write_text("of a verifier")
+        own = f'key = "{place}/key"\n' if group == "verifiers" else ""
+        others = {"content": "local", "image_sources": "registry"}
+        off = f"[{group}.{others[group]}]\nenabled = false\n" if group in others else ""
+        config = f"[{group}.{NAME}]\nrequired = true\n{own}{off}"
+        with PrivateDaemon(config, command=[str(binaries / "intermodald")]) as daemon:
+            rows = json.loads(daemon.imod("plugins", "ls", "-o", "json", check=True).stdout)
+        (row,) = [row for row in rows if (row["kind"], row["name"]) == (group, NAME)]
+        assert row["state"] == "ready"
+
+    def test_their_types_are_right(self, binaries: Path, tmp_path: Path) -> None:
+        tops = [write(kind, f"ice_{kind.replace('-', '_')}", str(tmp_path / kind)) for kind in KINDS]
         command = [sys.executable, "-m", "mypy", "--strict", "--config-file", "/dev/null", "--python-executable"]
-        command += [str(binaries / "python"), "--cache-dir", "/dev/null", "--explicit-package-bases", "src", "tests"]
-        environment = {"PATH": "/usr/bin:/bin", "MYPYPATH": "src"}
+        command += [str(binaries / "python"), "--cache-dir", "/dev/null", "--explicit-package-bases"]
+        command += [str(top / part) for top in tops for part in ("src", "tests")]
+        path = ":".join(str(top / part) for top in tops for part in ("src", "tests"))
         done = subprocess.run(
-            command, cwd=top, env=environment, capture_output=True, text=True, timeout=300, check=False
+            command,
+            cwd=tmp_path,
+            env={"PATH": "/usr/bin:/bin", "MYPYPATH": path},
+            capture_output=True,
+            text=True,
+            timeout=300,
+            check=False,
         )
         assert done.returncode == 0, done.stdout + done.stderr
 

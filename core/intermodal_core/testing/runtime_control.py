@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from intermodal_core.contracts.runtimes import Stdio
+from intermodal_core.contracts.runtimes import Stdio, TaskRef
 from intermodal_core.errors import FailedPrecondition, IntermodalError, NotFound, Unimplemented
 from intermodal_core.testing.runtime_fixtures import FOREVER, NOBODY, MakeBundle, RuntimeFixtures, Tasks, until
 
@@ -261,6 +261,22 @@ class ControlRules(RuntimeFixtures):
                 await tasks.runtime.checkpoint(task, str(path))
             assert not path.exists()
             await tasks.end(task)
+
+        run(body)
+
+    def test_r26_review(self, run: Any, make_bundle: MakeBundle) -> None:
+        """A spec that every runtime honours is answered with sentences, or none; the same each time, and nothing is run."""
+        bundle = make_bundle("reviewed", *FOREVER)
+        spec = (bundle / "config.json").read_bytes()
+
+        async def body(tasks: Tasks) -> None:
+            told = await tasks.runtime.review(spec)
+            assert isinstance(told, list)
+            assert [each for each in told if " " not in each or "\n" in each] == []
+            assert await tasks.runtime.review(spec) == told
+            assert (bundle / "config.json").read_bytes() == spec
+            with pytest.raises(NotFound):
+                await tasks.runtime.state(TaskRef("kit", bundle.name))
 
         run(body)
 

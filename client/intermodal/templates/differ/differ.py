@@ -11,7 +11,7 @@ from contextlib import suppress
 
 import msgspec
 from intermodal_core.contracts.common import Descriptor, Mount
-from intermodal_core.contracts.differs import Applied, ApplyLimits, Differ
+from intermodal_core.contracts.differs import Alone, Applied, ApplyLimits, Compared, Differ
 from intermodal_core.errors import InvalidArgument, from_os_error
 
 __all__ = ["MEDIA_TYPE", "SampleDiffer"]
@@ -32,16 +32,21 @@ class SampleDiffer:
         return (*self._inner.media_types(), MEDIA_TYPE)
 
     def apply(
-        self, layer: int, descriptor: Descriptor, mounts: tuple[Mount, ...], limits: ApplyLimits | None = None
+        self,
+        layer: int,
+        descriptor: Descriptor,
+        mounts: tuple[Mount, ...],
+        limits: ApplyLimits | None = None,
+        alone: bool = False,
     ) -> Applied:
         """[D4]."""
         if descriptor.media_type != MEDIA_TYPE:
-            return self._inner.apply(layer, descriptor, mounts, limits)
+            return self._inner.apply(layer, descriptor, mounts, limits, alone)
         reader, writer = os.pipe()
         decompressing = _Decompressing(layer, writer)
         try:
             plain = msgspec.structs.replace(descriptor, media_type=_PLAIN)
-            applied = self._inner.apply(reader, plain, mounts, limits)
+            applied = self._inner.apply(reader, plain, mounts, limits, alone)
         except InvalidArgument:
             decompressing.end(reader)
             decompressing.check()  # that is why the tar is malformed, if so
@@ -52,6 +57,21 @@ class SampleDiffer:
         return msgspec.structs.replace(
             applied, source_digest=f"sha256:{decompressing.hash.hexdigest()}", source_size=decompressing.size
         )
+
+    def settle(self, layers: tuple[Alone, ...], below: tuple[Mount, ...]) -> int:
+        """[D5] No matter of compression."""
+        return self._inner.settle(layers, below)
+
+    def compare(
+        self,
+        lower: tuple[Mount, ...],
+        upper: tuple[Mount, ...],
+        into: int,
+        media_type: str,
+        latest: int | None = None,
+    ) -> Compared:
+        """[D6] Layers are written in the forms that the other differ has."""
+        return self._inner.compare(lower, upper, into, media_type, latest)
 
     def close(self) -> None:
         """Cancel what is under way."""

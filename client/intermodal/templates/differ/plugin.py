@@ -15,4 +15,4 @@ def _make(context: Context[NoConfig]) -> SampleDiffer:
 
 
 # `forked`: modules that the daemon's spawner has loaded, since their functions are forked.
-plugin = Plugin(factory=_make, forked=(WORKER,), contract=1)
+plugin = Plugin(factory=_make, forked=(WORKER,), capabilities=("alone", "compare"), contract=1)

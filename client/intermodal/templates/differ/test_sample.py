@@ -28,7 +28,7 @@ def spawner() -> Iterator[Spawner]:
 
 
 class TestContract(DifferKit):
-    capabilities = frozenset({"limits", "devices", "timeout", "worker"})
+    capabilities = frozenset({"limits", "devices", "timeout", "worker", "alone", "compare"})
 
     @pytest.fixture
     def factory(self, spawner: Spawner) -> Factory:
