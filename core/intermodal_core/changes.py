@@ -18,9 +18,9 @@ import msgspec
 
 from intermodal_core import discovery
 from intermodal_core.calls import Guard
-from intermodal_core.config import RELOADABLE, Config, Core, Section
+from intermodal_core.config import PROXIES, RELOADABLE, Config, Core, Section
 from intermodal_core.errors import FailedPrecondition
-from intermodal_core.loading import load_attribute
+from intermodal_core.loading import load_kinds
 
 if TYPE_CHECKING:
     from intermodal_core.registry import Record, Registry
@@ -62,10 +62,9 @@ class Changes:
             restart = self._path.extend()
             importlib.invalidate_caches()
             found = await asyncio.to_thread(self._find)
-            for point in found:
-                if point.group == "kinds" and point.name not in registry.kinds:
-                    kind = load_attribute(point.value)
-                    registry.kinds[kind.name] = kind
+            new = [point for point in found if point.group == "kinds" and point.name not in registry.kinds]
+            kinds = await asyncio.to_thread(load_kinds, new)
+            registry.kinds.update({kind.name: kind for kind in kinds})
             before = {record.id: record for record in registry.records()}
             registry.forgive()
             registry.rediscover(found, self._anew)
@@ -140,7 +139,7 @@ class Changes:
             live = {key: getattr(config.core, key) for key in sorted(RELOADABLE)}
             applied = [key for key, value in live.items() if value != getattr(registry.config.core, key)]
             config.core = msgspec.structs.replace(self._started.core, **live)
-            for name in sorted({*registry.config.tables, *config.tables} - registry.kinds.keys()):
+            for name in sorted({*registry.config.tables, *config.tables} - registry.kinds.keys() - {PROXIES}):
                 if config.tables.get(name) != registry.config.tables.get(name) and registry.live(name):
                     applied.append(f"[{name}]")
                 elif config.tables.get(name) != self._started.tables.get(name) and not registry.live(name):

@@ -20,7 +20,7 @@ from intermodal_core.config import load as load_config
 from intermodal_core.errors import FailedPrecondition, IntermodalError, from_os_error
 from intermodal_core.events import EventBus
 from intermodal_core.kinds import Kind
-from intermodal_core.loading import load_attribute
+from intermodal_core.loading import load_kinds
 from intermodal_core.registry import Registry
 from intermodal_core.spawner import Spawner
 
@@ -105,7 +105,13 @@ class Daemon:
             if self.exit_idle:
                 registry.idle.watch(self.exit_idle, stop.set)
             reloading: set[asyncio.Task[None]] = set()  # a task that nobody holds may be collected
-            loop.add_signal_handler(signal.SIGHUP, lambda: reloading.add(asyncio.ensure_future(self._reload(registry))))
+
+            def reload() -> None:
+                task = asyncio.ensure_future(self._reload(registry))
+                reloading.add(task)
+                task.add_done_callback(reloading.discard)
+
+            loop.add_signal_handler(signal.SIGHUP, reload)
             self._announce(address)
             await stop.wait()
             log.info("stopping")
@@ -129,7 +135,7 @@ class Daemon:
 
     def _discover(self) -> tuple[list[discovery.Found], list[Kind]]:
         found = discovery.find()
-        kinds = [load_attribute(point.value) for point in found if point.group == "kinds"]
+        kinds = load_kinds([point for point in found if point.group == "kinds"])
         return found, kinds
 
     def _lock(self, directory: Path, what: str) -> None:

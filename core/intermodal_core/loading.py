@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import importlib
+import logging
 import threading
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -17,9 +18,11 @@ from intermodal_core.errors import IntermodalError, PluginSkipped
 from intermodal_core.kinds import Kind
 from intermodal_core.plugin import Context, Plugin
 
-__all__ = ["LoadError", "Marker", "construct", "file_name", "import_plugin", "load_attribute"]
+__all__ = ["LoadError", "Marker", "construct", "file_name", "import_plugin", "load_attribute", "load_kinds"]
 
 T = TypeVar("T")
+
+log = logging.getLogger("intermodal.registry")
 
 
 class LoadError(Exception):
@@ -117,6 +120,22 @@ def load_attribute(value: str) -> Any:
     for part in attribute.split("."):
         target = getattr(target, part)
     return target
+
+
+def load_kinds(points: Iterable[Found]) -> list[Kind]:
+    """The kinds that entry points name; one that cannot be loaded is logged, and its plugins are of no kind then."""
+    kinds = []
+    for point in points:
+        try:
+            kind = load_attribute(point.value)
+            if not isinstance(kind, Kind):
+                raise TypeError(f"it is a {type(kind).__name__}, not an intermodal_core.kinds.Kind")
+            kinds.append(kind)
+        except (Exception, SystemExit) as error:
+            log.error(
+                "the kind %s of %s cannot be had: %s: %s", point.name, point.distribution, type(error).__name__, error
+            )
+    return kinds
 
 
 async def import_plugin(found: Found, kind: Kind, deadline: float) -> Plugin[Any]:

@@ -100,6 +100,8 @@ def broken(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrivateDaemon]:
         wheel(directory, owner, {f"{owner}_owner.py": source("", "")}, {"services.twin": f"{owner}_owner:plugin"})
         for owner in ("first", "second")
     ]
+    no_kind = "raise RuntimeError('no kind at all')\n"
+    wheels.append(wheel(directory, "kinds-dist", {"kinds_plugin.py": no_kind}, {"kinds.wheels": "kinds_plugin:WHEELS"}))
     environment.install(*wheels)
     with PrivateDaemon(CONFIG, command=environment.command, start=False) as daemon:
         ended = 0
@@ -118,6 +120,7 @@ def test_the_daemon_serves(broken: PrivateDaemon, busybox: Built) -> None:
     broken.imod("images", "import", str(busybox.path), check=True)
     assert broken.imod("run", "--rm", NAME, "echo", "hello", check=True).stdout == "hello\n"
     broken.ctr("version", check=True)
+    assert "the kind wheels of kinds-dist cannot be had: RuntimeError: no kind at all" in broken.log.read_text()
     assert re.search(r"plugins: \d+ available, 1[0-9] failed, \d+ ready, \d+ skipped", broken.log.read_text())
 
 

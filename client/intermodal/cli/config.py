@@ -147,10 +147,10 @@ def _read(file: str) -> tuple[Any, Any]:
 def installed() -> tuple[list[Any], dict[tuple[str, str], Any]]:
     """The kinds, and the plugins by kind and id; one that cannot be imported is told of and left out."""
     from intermodal_core import discovery
-    from intermodal_core.loading import load_attribute
+    from intermodal_core.loading import load_attribute, load_kinds
 
     found = discovery.find()
-    kinds = [load_attribute(point.value) for point in found if point.group == "kinds"]
+    kinds = load_kinds([point for point in found if point.group == "kinds"])
     names = {kind.name for kind in kinds}
     plugins: dict[tuple[str, str], Any] = {}
     for point in found:
