@@ -155,5 +155,15 @@ def test_the_control_protocol_lists_every_method() -> None:
     assert named == set(table)
 
 
+def test_the_operators_manual_lists_every_reason_code() -> None:
+    """Those that the core gives; what a plugin raises by meaning has gRPC's names."""
+    code = "".join(path.read_text() for path in (ROOT / "core/intermodal_core").glob("*.py"))
+    given = set(re.findall(r'LoadError\(\s*"([a-z_]+)"', code))
+    given |= set(re.findall(r'\.settle\(\s*"[a-z]+",\s*"([a-z_]+)"', code))
+    assert len(given) > 12
+    table = (ROOT / "docs/operating.md").read_text().partition("| code |")[2].partition("\n\n")[0]
+    assert given <= {name for line in table.splitlines() if line.startswith("| `") for name in _first_cell(line)}
+
+
 def _first_cell(row: str) -> list[str]:
     return re.findall(r"`([^`]+)`", row.split("|")[1])

@@ -61,6 +61,8 @@ def _inspect(session: Session, options: argparse.Namespace) -> int:
 
 def _explain(session: Session, options: argparse.Namespace) -> int:
     item = session.ask("plugins.why", plugin=options.plugin)
+    if item["state"] == "available":
+        item["reason"] = "installed, and not needed so far"
     code = f" ({item['code']})" if item["code"] else ""
     print(f"{_id(item)} is {item['state']}{code}{f': {_why(item)}' if _why(item) else ''}")
     if item["distribution"]:
