@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import json
-import sys
 from argparse import SUPPRESS
 
-from intermodal.cli.errors import FAILED, DaemonError
+from intermodal.cli.containers import each
 from intermodal.cli.options import network_option
 from intermodal.cli.output import add_list_arguments, show_list
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Callable
     from typing import Any
 
     from intermodal.cli.main import Parser, Session
@@ -21,9 +19,9 @@ if TYPE_CHECKING:
 __all__ = ["add_arguments"]
 
 
-def add_arguments(command: str, parser: Parser) -> None:
+def add_arguments(command: str, top: Parser) -> None:
     """The arguments of `imod network`."""
-    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    commands = top.add_subparsers(title="commands", metavar="COMMAND", required=True)
     ls = commands.add_parser("ls", help="list them, the default one first", usage="imod network ls [OPTIONS]")
     add_list_arguments(ls)
     ls.set_defaults(function=_ls)
@@ -32,19 +30,19 @@ def add_arguments(command: str, parser: Parser) -> None:
         ("rm", "remove networks that were made here", _rm),
         ("inspect", "show all that is known of networks, as JSON", _inspect),
     ):
-        each = commands.add_parser(name, help=words, usage=f"imod network {name} NETWORK...")
-        each.add_argument("networks", metavar="NETWORK", nargs="+", help=SUPPRESS)
-        each.set_defaults(function=function)
+        parser = commands.add_parser(name, help=words, usage=f"imod network {name} NETWORK...")
+        parser.add_argument("networks", metavar="NETWORK", nargs="+", help=SUPPRESS)
+        parser.set_defaults(function=function)
     for name, words, function in (
         ("connect", "put a container into a network", _connect),
         ("disconnect", "take a container out of a network", _disconnect),
     ):
-        each = commands.add_parser(name, help=words, usage=f"imod network {name} [OPTIONS] NETWORK CONTAINER")
+        parser = commands.add_parser(name, help=words, usage=f"imod network {name} [OPTIONS] NETWORK CONTAINER")
         if name == "connect":
-            each.add_argument("--ip", metavar="IP", action="append", default=[], help="with this address")
-        each.add_argument("network", metavar="NETWORK", help=SUPPRESS)
-        each.add_argument("container", metavar="CONTAINER", help=SUPPRESS)
-        each.set_defaults(function=function)
+            parser.add_argument("--ip", metavar="IP", action="append", default=[], help="with this address")
+        parser.add_argument("network", metavar="NETWORK", help=SUPPRESS)
+        parser.add_argument("container", metavar="CONTAINER", help=SUPPRESS)
+        parser.set_defaults(function=function)
     prune = commands.add_parser("prune", help="remove those that no container is in", usage="imod network prune")
     prune.set_defaults(function=_prune)
 
@@ -109,12 +107,12 @@ def _rm(session: Session, options: argparse.Namespace) -> int:
         session.ask("networks.remove", network=name)
         print(name)
 
-    return _each(options.networks, remove)
+    return each(options.networks, remove)
 
 
 def _inspect(session: Session, options: argparse.Namespace) -> int:
     found: list[Any] = []
-    status = _each(options.networks, lambda name: found.append(session.ask("networks.inspect", network=name)))
+    status = each(options.networks, lambda name: found.append(session.ask("networks.inspect", network=name)))
     print(json.dumps(found, indent=2, ensure_ascii=False))
     return status
 
@@ -135,15 +133,3 @@ def _prune(session: Session, options: argparse.Namespace) -> int:
     for name in session.ask("networks.prune"):
         print(name)
     return 0
-
-
-def _each(names: list[str], action: Callable[[str], None]) -> int:
-    """Do it to each; one that fails is told of and does not keep the others from it."""
-    status = 0
-    for name in names:
-        try:
-            action(name)
-        except DaemonError as error:
-            print(f"imod: {error}", file=sys.stderr)
-            status = FAILED
-    return status

@@ -45,6 +45,8 @@ log = logging.getLogger("intermodal.networks")
 EVENTS = "intermodal.networks.v1."
 #: Seconds that a container waits for ports and addresses which others are giving back right now.
 _GIVE_BACK = 10.0
+#: Seconds between two collections.
+_COLLECT = 3600.0
 
 Key = tuple[str, str]
 
@@ -317,12 +319,16 @@ class Attachments:
         """Release all that is not of these containers."""
         rows = await self._store.read(lambda tx: list(tx.scan(ATTACHMENTS)), long=True)
         mine = {(row.namespace, row.container) for row in rows}
-        for key in {(r.namespace, r.container) for r in rows if r.state != "owed" and r.created_at < self._began}:
-            if key not in running:
-                self.release(Scope(key[0]), key[1])
+        before = [row for row in rows if row.state != "owed" and row.created_at < self._began]
+        # What another boot made is gone, whoever runs: only what outlives a boot, such as leases, is there to be undone.
+        gone = [row for row in before if row.boot != self._boot or (row.namespace, row.container) not in running]
+        for key in {(row.namespace, row.container) for row in gone}:
+            self.release(Scope(key[0]), key[1])
+        if half := [row for row in before if row.state == "begun" and row not in gone]:
+            self._background.begin(self._undo(half))  # a container that runs was about to be in one more network
         await asyncio.to_thread(self._sweep, {*running, *mine})
         self._debts.wake()
-        self._background.begin(self.collect(rows))
+        self._background.begin(self._collect_now_and_then(rows))
 
     def _sweep(self, known: set[Key]) -> None:
         """Namespaces and files of which nothing is known."""
@@ -333,6 +339,13 @@ class Attachments:
         for namespace, container in self._files.owners():
             if (namespace, container) not in known:
                 self._files.remove(namespace, container)
+
+    async def _collect_now_and_then(self, rows: list[AttachmentRow]) -> None:
+        """What nobody knows of any more: of the last daemon's, and now and then."""
+        while True:
+            await self.collect(rows)
+            await asyncio.sleep(_COLLECT)
+            rows = await self._store.read(lambda tx: list(tx.scan(ATTACHMENTS)), long=True)
 
     async def collect(self, rows: list[AttachmentRow] | None = None) -> None:
         """GC in each backend that has, or had, attachments; without `rows` in all that have lists."""

@@ -444,14 +444,20 @@ class Composite(Containers):
     ) -> AttachmentView | None:
         """Put a container into one more network, now where it runs, and at each start."""
         record, row = await self._own(scope, container)
-        if network in row.networks:
+        runs = self._tasks.has(scope, record.id)
+        if network in row.networks and not runs:
             raise AlreadyExists(f"the container {record.id} is in the network {network} already")
-        plan = await self._networks.plan(scope, record.id, Wanted(networks=(*row.networks, network)))
-        made = None
-        if self._tasks.has(scope, record.id):
-            made = await self._networks.connect(scope, record.id, network, Wanted(addresses=addresses))
-        await self._change_networks(row, plan.networks)
-        return made
+        others = tuple(name for name in row.networks if name != network)
+        plan = await self._networks.plan(scope, record.id, Wanted(networks=(*others, network)))
+        # First: what is wanted and was not made after all can be asked for again.
+        await self._change_networks(row, plan.networks if network not in row.networks else row.networks)
+        if not runs:
+            return None
+        try:
+            return await self._networks.connect(scope, record.id, network, Wanted(addresses=addresses))
+        except BaseException:
+            await asyncio.shield(self._change_networks(row, row.networks))
+            raise
 
     async def disconnect(self, scope: Scope, container: str, network: str) -> None:
         """Take a container out of a network, now and for good."""
