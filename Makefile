@@ -44,7 +44,7 @@ test: root venv system ## the real path of each feature, under 10 minutes
 test-all: root venv system ## everything that an issue names, under 45 minutes
 	$(BIN)/pytest -n $(WORKERS) --dist worksteal -m "not soak" --durations=20
 
-soak: root venv system ## long crash tests and random histories, under 40 minutes; prints its seed (docs/soak.md)
+soak: root venv system ## long crash tests and random histories, under 40 minutes; prints its seed
 	@echo "seed $(SOAK_SEED): make soak SOAK_SEED=$(SOAK_SEED) runs the same again"
 	SOAK_SEED=$(SOAK_SEED) timeout 2400 $(BIN)/pytest -n $(WORKERS) -m soak --durations=20
 
