@@ -40,6 +40,9 @@ MEASUREMENTS: dict[str, Callable[[Bench], list[Figure]]] = {
     "memory": memory.thirty,
     "memory-100": memory.hundred,
     "pull": pull.pull,
+    "pull-debian": pull.pull_debian,
+    "commit": pull.commit,
+    "images-ls": pull.list_images,
     "end": memory.afterwards,
 }
 

@@ -71,7 +71,9 @@ class Stream:
         answers = call(iter(self._sent.get, None), metadata=(("containerd-namespace", api.namespace),), timeout=60)
         self._answers = cast("Iterator[AnyMessage]", answers)
         self.send(streaming_pb2.StreamInit(id=self.id))
-        assert next(self._answers).type_url == "google.protobuf.Empty"
+        answer = self.receive()
+        assert answer is not None
+        assert answer.type_url == "google.protobuf.Empty"
 
     def send(self, message: Message) -> None:
         self._sent.put(packed(message))
