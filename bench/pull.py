@@ -149,14 +149,17 @@ def _changed(peer: Peer, directory: Path) -> Iterator[tuple[list[Any], list[Any]
     """The mounts of a committed snapshot and of a changed one upon it; both are gone afterwards."""
     calls, keys = peer.calls, {"base": "bench-base", "below": "bench-below", "above": "bench-above"}
 
+    kept = {"containerd.io/gc.root": "bench"}
+
     def prepare(key: str, parent: str = "", method: str = "Prepare") -> list[Any]:
-        answer = calls(snapshots, f"Snapshots.{method}", snapshotter=SNAPSHOTTER, key=key, parent=parent)
+        fields = {"snapshotter": SNAPSHOTTER, "key": key, "parent": parent, "labels": kept}
+        answer = calls(snapshots, f"Snapshots.{method}", **fields)
         return list(answer.mounts)
 
     with _mounted(prepare("bench-making"), directory) as top:
         _fill(top / "base", _CHANGED, 1)
         _fill(top / "change", _CHANGED // 2, 2)
-    calls(snapshots, "Snapshots.Commit", snapshotter=SNAPSHOTTER, key="bench-making", name=keys["base"])
+    calls(snapshots, "Snapshots.Commit", snapshotter=SNAPSHOTTER, key="bench-making", name=keys["base"], labels=kept)
     left = prepare(keys["below"], keys["base"], "View")
     right = prepare(keys["above"], keys["base"])
     with _mounted(right, directory) as top:

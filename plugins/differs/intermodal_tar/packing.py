@@ -10,16 +10,16 @@ import hashlib
 import os
 import queue
 import stat
-import tarfile
 import threading
 from collections.abc import Callable, Sequence
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 import zstandard
 from intermodal_core.contracts.differs import Compared
 from isal import igzip
 
 from intermodal_tar.changes import Change
+from intermodal_tar.headers import header
 from intermodal_tar.media_types import MEDIA_TYPES
 
 __all__ = ["pack"]
@@ -29,20 +29,17 @@ _BLOCK: Final = 512
 _RECORD: Final = 20 * _BLOCK
 _AHEAD: Final = 4
 _SECOND: Final = 1_000_000_000
-_XATTR: Final = "SCHILY.xattr."
+_XATTR: Final = b"SCHILY.xattr."
 _KEPT: Final = ("user.", "system.posix_acl_", "security.capability")
+_READ: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _TYPES: Final = {
-    stat.S_IFREG: tarfile.REGTYPE,
-    stat.S_IFDIR: tarfile.DIRTYPE,
-    stat.S_IFLNK: tarfile.SYMTYPE,
-    stat.S_IFCHR: tarfile.CHRTYPE,
-    stat.S_IFBLK: tarfile.BLKTYPE,
-    stat.S_IFIFO: tarfile.FIFOTYPE,
+    stat.S_IFREG: b"0",
+    stat.S_IFLNK: b"2",
+    stat.S_IFCHR: b"3",
+    stat.S_IFBLK: b"4",
+    stat.S_IFDIR: b"5",
+    stat.S_IFIFO: b"6",
 }
-
-
-class _Writes(Protocol):
-    def write(self, data: bytes, /) -> object: ...
 
 
 def pack(changes: Sequence[Change], top: int, into: int, media_type: str, latest: int | None) -> Compared:
@@ -54,6 +51,7 @@ def pack(changes: Sequence[Change], top: int, into: int, media_type: str, latest
             archive.add(change)
         archive.end()
     finally:
+        archive.close()
         output.finish()
     return output.compared(media_type)
 
@@ -66,69 +64,56 @@ class _Archive:
         self._write = write
         self._latest = latest
         self._links: dict[tuple[int, int], bytes] = {}
+        self._open: tuple[bytes, int] | None = None
         self._size = 0
 
     def add(self, change: Change) -> None:
         """One change."""
         parent, _, name = change.path.rpartition(b"/")
-        directory = self._open(parent)
-        try:
-            if change.status is None:
-                self._hide(parent, name)
-            else:
-                self._entry(change.path, name, directory, change.status)
-        finally:
-            os.close(directory)
+        if change.status is None:
+            hidden = parent + b"/.wh." + name if parent else b".wh." + name
+            self._out(header(hidden, b"0", 0o644, mtime=(self._latest or 0) // _SECOND * _SECOND))
+        else:
+            self._entry(change.path, name, self._directory(parent), change.status)
+
+    def close(self) -> None:
+        """Let go of the directory that is open."""
+        if self._open is not None:
+            os.close(self._open[1])
+            self._open = None
 
     def end(self) -> None:
         """The zeros at the end."""
         self._out(bytes(2 * _BLOCK))
         self._out(bytes(-self._size % _RECORD))
 
-    def _hide(self, parent: bytes, name: bytes) -> None:
-        info = tarfile.TarInfo(os.fsdecode(parent + b"/.wh." + name if parent else b".wh." + name))
-        info.mode = 0o644
-        info.mtime = (self._latest or 0) // _SECOND
-        self._header(info)
-
     def _entry(self, path: bytes, name: bytes, directory: int, status: os.stat_result) -> None:
         kind = stat.S_IFMT(status.st_mode)
-        info = tarfile.TarInfo(os.fsdecode(path or b"."))
-        info.type = _TYPES[kind]
-        info.mode = stat.S_IMODE(status.st_mode)
-        info.uid, info.gid = status.st_uid, status.st_gid
-        mtime = status.st_mtime_ns if self._latest is None else min(status.st_mtime_ns, self._latest)
-        info.mtime = mtime // _SECOND
-        headers: dict[str, str] = {}
-        if mtime % _SECOND:
-            headers["mtime"] = f"{mtime // _SECOND}.{mtime % _SECOND:09}"
+        type_, size, link, records = _TYPES[kind], 0, b"", {}
+        device = (0, 0)
         if kind in (stat.S_IFCHR, stat.S_IFBLK):
-            info.devmajor, info.devminor = os.major(status.st_rdev), os.minor(status.st_rdev)
+            device = (os.major(status.st_rdev), os.minor(status.st_rdev))
         if kind == stat.S_IFLNK:
-            info.linkname = os.fsdecode(os.readlink(name, dir_fd=directory))
+            link = os.readlink(name, dir_fd=directory)
         if kind != stat.S_IFDIR and status.st_nlink > 1:
             first = self._links.setdefault((status.st_dev, status.st_ino), path)
             if first != path:
-                info.type, info.linkname = tarfile.LNKTYPE, os.fsdecode(first)
-                self._header(info, headers)
-                return
-        if kind not in (stat.S_IFREG, stat.S_IFDIR):
-            self._header(info, headers)
-            return
-        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-        fd = os.open(name or b".", flags, dir_fd=directory)
+                type_, link = b"1", first
+        fd = -1
+        if type_ in (b"0", b"5"):
+            fd = os.open(name or b".", _READ, dir_fd=directory)
         try:
-            for attribute in sorted(os.listxattr(fd)):
-                if attribute.startswith(_KEPT) and not attribute.startswith("user.overlay."):
-                    value = os.getxattr(fd, attribute)
-                    headers[_XATTR + attribute] = value.decode("utf-8", "surrogateescape")
-            if kind == stat.S_IFREG:
-                info.size = status.st_size
-            self._header(info, headers)
-            if kind == stat.S_IFREG:
-                self._content(fd, status.st_size)
+            if fd >= 0:
+                records = _attributes(fd)
+                size = status.st_size if type_ == b"0" else 0
+            mtime = status.st_mtime_ns if self._latest is None else min(status.st_mtime_ns, self._latest)
+            mode, uid, gid = stat.S_IMODE(status.st_mode), status.st_uid, status.st_gid
+            self._out(header(path or b".", type_, mode, uid, gid, size, mtime, link, device, records))
+            if size:
+                self._content(fd, size)
         finally:
-            os.close(fd)
+            if fd >= 0:
+                os.close(fd)
 
     def _content(self, fd: int, size: int) -> None:
         """As many bytes as the header says, whatever somebody does to the file meanwhile."""
@@ -139,25 +124,34 @@ class _Archive:
             at += len(data)
         self._out(bytes(-size % _BLOCK))
 
-    def _header(self, info: tarfile.TarInfo, headers: dict[str, str] | None = None) -> None:
-        info.pax_headers = headers or {}
-        self._out(info.tobuf(tarfile.PAX_FORMAT, "utf-8", "surrogateescape"))
-
     def _out(self, data: bytes) -> None:
         if data:
             self._size += len(data)
             self._write(data)
 
-    def _open(self, path: bytes) -> int:
-        """The directory at `path`, through no link."""
+    def _directory(self, path: bytes) -> int:
+        """The directory at `path`, through no link; it stays open, since the next change is likely to be in it, too."""
+        if self._open is not None and self._open[0] == path:
+            return self._open[1]
         fd = os.dup(self._top)
         for name in path.split(b"/") if path else []:
             try:
-                below = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=fd)
+                below = os.open(name, _READ | os.O_DIRECTORY, dir_fd=fd)
             finally:
                 os.close(fd)
             fd = below
+        self.close()
+        self._open = (path, fd)
         return fd
+
+
+def _attributes(fd: int) -> dict[bytes, bytes]:
+    """The extended attributes that a layer keeps, as records of a pax header."""
+    return {
+        _XATTR + os.fsencode(name): os.getxattr(fd, name)
+        for name in os.listxattr(fd)
+        if name.startswith(_KEPT) and not name.startswith("user.overlay.")
+    }
 
 
 class _Output:
