@@ -68,6 +68,8 @@ class TestSnapshotter(SnapshotterKit):
 
 
 class TestContent(ContentStoreKit):
+    forks = False
+
     def test_c10_truncate(self, store: Any) -> None:
         """The service cuts to nothing or not at all."""
         store.begin("r")

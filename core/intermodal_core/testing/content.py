@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -29,7 +30,9 @@ from intermodal_core.errors import (
     OutOfRange,
     Unavailable,
 )
+from intermodal_core.testing.crashes import kill_at_every_step
 from intermodal_core.testing.kit import Kit
+from intermodal_core.testing.trees import THREADS, at_once
 
 __all__ = ["ContentStoreKit", "Factory", "digest_of"]
 
@@ -96,6 +99,69 @@ class ContentStoreKit(Kit):
         assert again.info(DIGEST) == made
         assert _read(again, DIGEST) == DATA
         assert again.statuses() == []
+
+    def test_c1_c2_killed_at_any_step(self, factory: Factory, tmp_path: Path) -> None:
+        """[C1] What is found has the right bytes; [C2] what was committed is found; [C8] what was begun goes on."""
+        self.needs_fork()
+        datas = [DATA, DATA[:5000] + b"other", b"deleted"]
+        number = 0
+
+        def fresh() -> Callable[[Callable[[], None]], None]:
+            nonlocal number
+            number += 1
+            here = tmp_path / str(number)
+
+            def scenario(done: Callable[[], None]) -> None:
+                store = factory(here)
+                for index, data in enumerate(datas):
+                    store.begin(f"r{index}", len(data), digest_of(data))
+                    store.append(f"r{index}", data[:4000])
+                    store.append(f"r{index}", data[4000:])
+                    store.commit(f"r{index}")
+                    done()
+                store.delete(digest_of(datas[2]))
+                done()
+
+            return scenario
+
+        kills = 0
+        for step, calls in kill_at_every_step(fresh):
+            kills += 1
+            store = factory(tmp_path / str(number))
+            found = {blob.digest: _read(store, blob.digest) for blob in store.walk()}
+            assert {digest_of(data) for data in found.values()} == set(found), f"killed at step {step}"
+            assert {digest_of(data) for data in datas[: min(calls, 2)]} <= set(found), f"killed at step {step}"
+            for index, data in enumerate(datas[:2]):
+                if digest_of(data) in found:
+                    continue
+                offset = store.begin(f"r{index}", len(data), digest_of(data)).offset
+                store.append(f"r{index}", data[offset:])
+                assert store.commit(f"r{index}").digest == digest_of(data), f"killed at step {step}"
+            shutil.rmtree(tmp_path / str(number))
+        assert kills > len(datas)
+
+    def test_c3_of_many_writers_one_has_it(self, store: ContentStore) -> None:
+        """[C3] Whoever comes at the same time is told to wait."""
+        outcomes = at_once(lambda _: store.begin("r"))
+        assert sorted(type(outcome).__name__ for outcome in outcomes) == ["IngestStatus"] + ["Unavailable"] * (
+            THREADS - 1
+        )
+        store.append("r", DATA)
+        assert store.commit("r").digest == DIGEST
+
+    def test_c11_of_many_with_one_blob(self, store: ContentStore) -> None:
+        """[C11] Each makes it or is told that it is here; the blob is whole, and no ingest is left."""
+
+        def write(number: int) -> BlobInfo:
+            store.begin(f"r{number}")
+            store.append(f"r{number}", DATA)
+            return store.commit(f"r{number}")
+
+        outcomes = at_once(write)
+        assert {type(outcome).__name__ for outcome in outcomes} <= {"AlreadyExists", "BlobInfo"}
+        assert {outcome.digest for outcome in outcomes if isinstance(outcome, BlobInfo)} == {DIGEST}
+        assert _read(store, DIGEST) == DATA
+        assert store.statuses() == []
 
     def test_c3_one_writer(self, store: ContentStore) -> None:
         """[C3] A second begin of an open ref raises, until the first writer is done."""

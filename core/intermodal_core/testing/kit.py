@@ -25,6 +25,14 @@ class Kit:
     #: What the plugin declares; the tests of other capabilities are skipped.
     capabilities: frozenset[str] = frozenset()
 
+    #: Whether what the factory opens works in the process that opened it, so that it ends between two steps with that one.
+    forks = True
+
+    def needs_fork(self) -> None:
+        """Skip the test where it would end another process than the instance's."""
+        if not self.forks:
+            pytest.skip("it runs in a process of its own")
+
     def declares(self, capability: str) -> None:
         """Skip the test where the capability is not declared."""
         if capability not in self.capabilities:

@@ -35,13 +35,6 @@ class SnapshotterFixtures(Kit):
 
     contracts = (Snapshotter,)
     instances = ("snapshotter",)
-    #: Whether what the factory opens works in the process that opened it, so that it ends between two steps with that one.
-    forks = True
-
-    def needs_fork(self) -> None:
-        """Skip the test where it would end another process than the snapshotter's."""
-        if not self.forks:
-            pytest.skip("it runs in a process of its own")
 
     # -- what a subclass may say --------------------------------------------------------------------------------------
 
