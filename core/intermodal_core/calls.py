@@ -97,7 +97,7 @@ class _Job:
         self.keywords = keywords
         self.loop = loop
         self.future: asyncio.Future[Any] = loop.create_future()
-        self.late = False
+        self.late: asyncio.Future[None] | None = None  # set when a call that is late has ended
         self.done = False
 
     def run(self) -> Callable[[], None]:
@@ -199,7 +199,7 @@ class Pool:
                 self._jobs.remove(job)
                 waited = "waited for a free thread"
             else:
-                job.late = True
+                job.late = job.loop.create_future()
                 self._held += 1
                 waited = "did not return"
                 if self._held >= self.size + self._spare:
@@ -208,7 +208,9 @@ class Pool:
                     self._set_open(True, job)
             if self._probe is job:
                 self._probe = None
-        job.fail(DeadlineExceeded(f"{self.name} {waited} within {deadline:g} s; the outcome is unknown"))
+        error = DeadlineExceeded(f"{self.name} {waited} within {deadline:g} s; the outcome is unknown")
+        error.ended = job.late
+        job.fail(error)
 
     def _work(self) -> None:
         while True:
@@ -224,7 +226,8 @@ class Pool:
             tell = job.run()
             with self._wake:
                 job.done = True
-                if job.late:
+                if job.late is not None:
+                    job.settle(job.late.set_result, None)
                     self._held -= 1
                     self._spare = min(self._spare, self._held)
                     self._set_open(False, job)

@@ -23,7 +23,10 @@ A message is one sentence: what is wrong, where, what to do. The names and meani
 from __future__ import annotations
 
 import errno
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
+
+if TYPE_CHECKING:
+    from asyncio import Future
 
 __all__ = [
     "Aborted",
@@ -48,8 +51,12 @@ __all__ = [
 
 
 class IntermodalError(Exception):
-    """The base of all; `code` is the gRPC status number and `reason` a short name for machines."""
+    """The base of all; `code` is the gRPC status number and `reason` a short name for machines.
 
+    `ended` is a future where the call goes on all the same: it is set when the call is over.
+    """
+
+    ended: Future[None] | None = None
     code: ClassVar[int] = 2
     reason: ClassVar[str] = "unknown"
 

@@ -379,9 +379,9 @@ class Registry:
         change, self._change = self._change, asyncio.Event()
         change.set()
 
-    async def change(self) -> None:
-        """Return when the state or the `trouble` of a plugin has changed."""
-        await self._change.wait()
+    def change(self) -> asyncio.Event:
+        """What is set at the next change of the state or `trouble` of a plugin; to be had before one looks at these."""
+        return self._change
 
     def _tell(self, record: Record) -> None:
         """Let hooks hear of a new state; nobody waits for them."""

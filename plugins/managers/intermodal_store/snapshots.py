@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import secrets
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from graphlib import TopologicalSorter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,6 +24,7 @@ from intermodal_core.contracts.snapshotters import SnapshotInfo
 from intermodal_core.errors import AlreadyExists, FailedPrecondition, IntermodalError, InvalidArgument, NotFound
 from intermodal_oci.references import validate_labels
 
+from intermodal_store.doubts import UNKNOWN
 from intermodal_store.fields import merged, selected
 from intermodal_store.names import enter, namespace_of, now
 from intermodal_store.tables import SNAPSHOTS, SnapshotRow
@@ -158,7 +159,11 @@ class Snapshots:
             raise
         object = _object(scope.namespace, key)
         make = backend.view if kind == "view" else backend.prepare
-        mounts: list[Mount] = await make(object, parent_object, _for_backend(labels))
+        try:
+            mounts: list[Mount] = await make(object, parent_object, _for_backend(labels))
+        except UNKNOWN as error:
+            self._store.doubts.settle(error, lambda: self._unmake(name, object))
+            raise
         when = now()
         row = SnapshotRow(scope.namespace, name, key, object, parent, kind, when, when, dict(labels))
 
@@ -230,7 +235,6 @@ class Snapshots:
             row, rebase = await self._store.read(announce)
             pending = msgspec.structs.replace(row, labels=dict(labels or {}))
             await self._store.write(lambda tx: tx.put(SNAPSHOTS, pending))
-            await backend.commit(becomes, row.object, _for_backend(labels or {}), rebase)
 
             def record(tx: Transaction) -> None:
                 self._rename(tx, pending)
@@ -238,7 +242,31 @@ class Snapshots:
                 message = events.SnapshotCommit(key=key, name=name, snapshotter=plugin)
                 self._store.emit(tx, scope.namespace, "/snapshot/commit", message)
 
+            try:
+                await backend.commit(becomes, row.object, _for_backend(labels or {}), rebase)
+            except UNKNOWN as error:
+                self._store.doubts.settle(error, lambda: self._look_for(backend, pending, record))
+                raise
             await self._store.write(record)
+
+    async def _look_for(self, backend: Any, pending: SnapshotRow, record: Callable[[Transaction], None]) -> None:
+        """Record a commit of which it was not known whether it came to be, or take back that it was begun."""
+        try:
+            await backend.stat(pending.becomes)
+            came = True
+        except NotFound:
+            came = False
+
+        def settle(tx: Transaction) -> None:
+            row = tx.get(SNAPSHOTS, pending.namespace, pending.snapshotter, pending.key)
+            if row is None or row.becomes != pending.becomes:
+                return  # somebody went on with it meanwhile
+            if came:
+                record(tx)
+            else:
+                tx.put(SNAPSHOTS, msgspec.structs.replace(row, named="", becomes=""))
+
+        await self._store.write(settle)
 
     def _rename(self, tx: Transaction, row: SnapshotRow) -> None:
         tx.delete(SNAPSHOTS, row.namespace, row.snapshotter, row.key)
@@ -339,8 +367,8 @@ class Snapshots:
 
     async def cleanup(self, scope: Scope, snapshotter: str) -> None:
         """Free what removed snapshots still occupy."""
-        _, backend = await self._backend(scope, snapshotter)
-        await self._store.settled()
+        name, backend = await self._backend(scope, snapshotter)
+        await self._store.tombstones.follow(f"snapshots/{name}")
         await backend.cleanup()
 
 

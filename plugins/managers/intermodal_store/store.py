@@ -21,6 +21,7 @@ from intermodal_core.registry import Registry
 from intermodal_store.collector import Collector
 from intermodal_store.containers import Containers
 from intermodal_store.content import Content
+from intermodal_store.doubts import Doubts
 from intermodal_store.images import Images
 from intermodal_store.leases import Leases
 from intermodal_store.names import now
@@ -36,6 +37,11 @@ __all__ = ["Store"]
 T = TypeVar("T")
 
 log = logging.getLogger("intermodal.store")
+
+#: Seconds from one look at what tombstones are left to the next, however often plugins change.
+_BETWEEN = 1.0
+#: Seconds for what goes on in the background when the daemon ends.
+_LEAVING = 5.0
 
 
 class Store:
@@ -64,6 +70,7 @@ class Store:
         self.snapshots = Snapshots(self)
         self.leases = Leases(self)
         self.tombstones = Tombstones(self, content)
+        self.doubts = Doubts(registry)
         self.collector = Collector(self, content)
 
     async def __aenter__(self) -> Store:
@@ -76,7 +83,17 @@ class Store:
             self.later(self.content.settle())
         self.later(self.snapshots.settle())
         self.later(self.tombstones.follow())
+        self._watching = asyncio.create_task(self._watch())
         return self
+
+    async def _watch(self) -> None:
+        """A backend that answers again removes what it could not."""
+        change = self.registry.change()
+        while True:
+            await change.wait()
+            change = self.registry.change()
+            self.later(self.tombstones.follow())
+            await asyncio.sleep(_BETWEEN)
 
     def _start(self, tx: Transaction) -> int:
         """Record this start; the time of the one before, 0 where there was none."""
@@ -86,9 +103,15 @@ class Store:
 
     async def __aexit__(self, *_: object) -> None:
         """Finish what goes on in the background."""
+        self._watching.cancel()
+        await self.doubts.close()
         self.tombstones.close()
-        await self.collector.settled()
-        await self.settled()
+        try:
+            async with asyncio.timeout(_LEAVING):
+                await self.collector.settled()
+                await self.settled()
+        except TimeoutError:  # a backend that does not answer; the next start finds what is left
+            await self._background.cancel()
         await self._outbox.close()
 
     async def read(self, fn: Callable[[Transaction], T], *, long: bool = False) -> T:

@@ -38,7 +38,7 @@ class Tombstones:
     def __init__(self, store: Store, content: Any) -> None:
         self._store = store
         self._content = content
-        self._one = asyncio.Lock()
+        self._one: dict[str, asyncio.Lock] = {}
         self._numbers = itertools.count(time.time_ns())
         self._closing = False
 
@@ -50,18 +50,23 @@ class Tombstones:
         """It has one again."""
         tx.delete(TOMBSTONES, kind, object)
 
-    async def follow(self) -> None:
-        """Remove what has a tombstone. What cannot be removed now is tried again the next time."""
-        async with self._one:
-            rows = await self._store.read(lambda tx: list(tx.scan(TOMBSTONES, index="in_order")), long=True)
-            for kind, group in itertools.groupby(rows, lambda row: row.kind):
-                left = list(group)
-                while left and not self._closing:
-                    chunk, left = left[:_CHUNK], left[_CHUNK:]
-                    if kind == "content":
-                        await self._blobs(chunk)
-                    else:
-                        left += await self._snapshots(kind.partition("/")[2], chunk, retry=bool(left))
+    async def follow(self, kind: str = "") -> None:
+        """Remove what has a tombstone, of one kind or all. What cannot be removed now is tried again the next time.
+
+        One backend that does not answer keeps no other waiting.
+        """
+        kinds = await self._store.read(lambda tx: {row.kind for row in tx.scan(TOMBSTONES)}, long=True)
+        await asyncio.gather(*(self._follow(each) for each in sorted(kinds) if kind in ("", each)))
+
+    async def _follow(self, kind: str) -> None:
+        async with self._one.setdefault(kind, asyncio.Lock()):
+            left = await self._store.read(lambda tx: list(tx.scan(TOMBSTONES, kind, index="in_order")), long=True)
+            while left and not self._closing:
+                chunk, left = left[:_CHUNK], left[_CHUNK:]
+                if kind == "content":
+                    await self._blobs(chunk)
+                else:
+                    left += await self._snapshots(kind.partition("/")[2], chunk, retry=bool(left))
 
     def close(self) -> None:
         """Leave the rest to the next start."""

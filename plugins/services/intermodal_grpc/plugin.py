@@ -13,12 +13,12 @@ from intermodal_http2.server import Server
 from intermodal_wire.calls import Call, Service
 from intermodal_wire.content import Content
 from intermodal_wire.diff import Diff
+from intermodal_wire.health import Health
 from intermodal_wire.snapshots import Snapshots
 
 from intermodal_grpc.server import unserved
 from intermodal_grpc.services.containers import Containers
 from intermodal_grpc.services.events import Events
-from intermodal_grpc.services.health import Health
 from intermodal_grpc.services.images import Images
 from intermodal_grpc.services.introspection import Introspection
 from intermodal_grpc.services.leases import Leases
@@ -78,7 +78,16 @@ class GrpcService:
                 off[service.descriptor.full_name] = str(error)
             else:
                 services.append(_translation(service, translated, context, streams))
-        services.append(Health([service.descriptor.full_name for service in services]))
+        names = {"", *(service.descriptor.full_name for service in services)}
+
+        def trouble(service: str) -> str | None:
+            """Of a service, or of a plugin by KIND.NAME."""
+            record = context.registry.get(*service.split(".", 1)) if service.count(".") == 1 else None
+            if service in names or (record is not None and record.state == "available"):
+                return ""
+            return None if record is None else record.trouble
+
+        services.append(Health(trouble, context.registry.change))
         served = {service.descriptor.full_name for service in services}
         self._server = Server(services, context.registry.idle.busy, Call, unserved(context.registry, served, off))
         core = context.registry.config.core

@@ -10,9 +10,9 @@ from intermodal_http2.server import Server
 from intermodal_wire.calls import Call, Service
 from intermodal_wire.content import Content
 from intermodal_wire.diff import Diff
+from intermodal_wire.health import Health
 from intermodal_wire.snapshots import Snapshots
 
-from intermodal_serve.health import Health
 from intermodal_serve.unscoped import UnscopedContent, UnscopedDiffs, UnscopedSnapshots
 
 if TYPE_CHECKING:
@@ -37,7 +37,11 @@ class Serving:
                 f"{config.serves} cannot be served: write serves = KIND.NAME with one of snapshotters, content, differs"
             )
         backend = await context.registry.require(kind, name)
-        services = [self._service(kind, backend), Health(context.registry, kind, name)]
+        record = context.registry.find(kind, name)
+        health = Health(
+            lambda service: record.trouble, context.registry.change
+        )  # whatever is asked for, there is but one
+        services = [self._service(kind, backend), health]
         self._server = Server(services, context.registry.idle.busy, Call)
         core = context.registry.config.core
         address = config.address or context.address
