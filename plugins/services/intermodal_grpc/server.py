@@ -23,7 +23,8 @@ def unserved(registry: Registry, served: Collection[str], off: Mapping[str, str]
         if service in off:
             return f"{said}: {off[service]}"
         for record in registry.records("services"):
-            if record.state not in ("ready", "available"):
+            asked_for = record.state != "skipped" or record.section.options  # some are off until a section is written
+            if record.state not in ("ready", "available") and asked_for:
                 said += f"; {record.why_not()}"
         return said
 
