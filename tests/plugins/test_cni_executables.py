@@ -52,7 +52,9 @@ def leases(tmp_path: Path) -> list[str]:
     return sorted(p.name for p in directory.iterdir() if p.name[0].isdigit()) if directory.is_dir() else []
 
 
-@pytest.mark.parametrize("version", ["0.3.1", "0.4.0", "1.0.0"])
+@pytest.mark.parametrize(
+    "version", [*(pytest.param(old, marks=pytest.mark.slow) for old in ("0.3.1", "0.4.0")), "1.0.0"]
+)
 def test_ours_answer_as_debians_do(tmp_path: Path, ours: Path, netns: str, version: str) -> None:
     """The same chain, each of the two after the other: the documents have the same keys and the same values but for names."""
     answers = []
@@ -165,6 +167,7 @@ def test_status_and_gc(tmp_path: Path, ours: Path) -> None:
     assert leases(tmp_path) == ["10.56.0.3"]
 
 
+@pytest.mark.slow
 def test_one_directory_of_leases_for_both(tmp_path: Path, ours: Path) -> None:
     """Ours and Debian's host-local at once, from many processes: no address twice, none lost, all given back."""
     ipam = {"type": "host-local", "dataDir": str(tmp_path / "leases"), "subnet": "10.57.0.0/26"}

@@ -458,3 +458,14 @@ def test_many_at_once(cni: Attached, top: Path, world: World, count: int) -> Non
     with ThreadPoolExecutor(16) as pool:
         list(pool.map(one, range(count)))
     assert world.state() == before
+
+
+def test_a_type_in_a_process_of_its_own(top: Path, world: World) -> None:
+    """It asks the daemon for sockets inside the container, and for other types, from there."""
+    put(top, bridge_list(top))
+    with cni_network(top, '[networks.cni]\ndirectories = []\n[cni.bridge]\nisolation = "process"') as cni:
+        netns = world.netns("c")
+        result = cni.add("c", netns, "net")
+        cni.check(attachment("c", netns, "net"), result.result)
+        cni.detach(attachment("c", netns, "net"), result.result)
+        assert cni.registry.find("cni", "bridge").isolated

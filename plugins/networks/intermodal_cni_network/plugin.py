@@ -43,6 +43,8 @@ class _InProcess:
     """Types that are plugins of this daemon, called from the threads of chains; each is guarded, as all plugins are."""
 
     def __init__(self, registry: Registry, loop: asyncio.AbstractEventLoop) -> None:
+        if not hasattr(registry, "records"):
+            raise FailedPrecondition('chains are run in the daemon: isolation = "process" goes with their types alone')
         self._registry = registry
         self._loop = loop
         self._offered = {record.name for record in registry.records("cni") if record.state != "disabled"}
