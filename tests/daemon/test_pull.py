@@ -154,6 +154,21 @@ def test_run_pulls_what_is_missing(daemon: PrivateDaemon, place: Place) -> None:
     assert "404" in gone.stderr
 
 
+def test_run_pulls_for_the_snapshotter_of_its_runtime(place: Place) -> None:
+    config = '[[rules]]\nwith_runtime = "careful"\nsnapshotter = "native"\n[runtimes.careful]\nplugin = "runc"\n'
+    name = f"{place.address}/busybox:1"
+    with PrivateDaemon(config) as daemon:
+        run = daemon.imod("run", "--rm", "--net", "none", "--runtime", "careful", name, "echo", "hello", check=True)
+        assert run.stdout == "hello\n"
+        assert len(snapshots(daemon, daemon.namespace, "native")) == 1
+        assert snapshots(daemon, daemon.namespace) == []
+        refused = daemon.imod("run", "--rm", "--runtime", "nope", f"{place.address}/large:1", "true")
+        assert "there is no runtime nope" in refused.stderr
+        assert len(daemon.imod("images", "ls", "-q", check=True).stdout.split()) == 1, (
+            "refused before anything is fetched"
+        )
+
+
 def test_side_by_side_and_in_turn_are_the_same_tree(daemon: PrivateDaemon, place: Place, tmp_path: Path) -> None:
     """Overlayfs takes layers side by side, native in turn; the same image for both, fetched once."""
     name = f"{place.address}/chain:1"

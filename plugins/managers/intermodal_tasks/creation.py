@@ -15,7 +15,7 @@ from intermodal_core.contracts.metadata import Transaction
 from intermodal_core.errors import AlreadyExists, FailedPrecondition, IntermodalError, InvalidArgument, NotFound
 from intermodal_core.registry import Registry
 from intermodal_oci.model import ImageConfig, decode_config
-from intermodal_oci.references import validate_identifier
+from intermodal_oci.references import normalise, validate_identifier
 from intermodal_operations import Operation, Runner, Step
 from intermodal_snapshots.idmapped import parse_mapping
 
@@ -162,18 +162,25 @@ class Creation:
 
     async def _image(self, scope: Scope, options: RunOptions) -> Image:
         """The image that the options name, pulled where they say so."""
-        request = PullRequest(name=options.image, unpack=options.snapshotter)
         if options.pull == "always":
-            return (await self._images.pull(scope, request)).image
+            return await self._pulled(scope, options)
         try:
             return await self._images.resolve(scope, options.image)
         except NotFound as missing:
             if options.pull == "never":
                 raise
             try:
-                return (await self._images.pull(scope, request)).image
+                return await self._pulled(scope, options)
             except IntermodalError as error:
                 raise type(error)(f"{missing}, and pulling it failed: {error}") from error
+
+    async def _pulled(self, scope: Scope, options: RunOptions) -> Image:
+        """The image, pulled for the snapshotter that the container is going to have."""
+        about = (scope.namespace, normalise(options.image), options.labels)
+        runtime, _ = await self._store.choose("runtime", *about, options.runtime)
+        instance = os.path.basename(runtime)
+        snapshotter, _ = await self._store.choose("snapshotter", *about, options.snapshotter, runtime=instance)
+        return (await self._images.pull(scope, PullRequest(name=options.image, unpack=snapshotter))).image
 
     async def _prepare(self, state: _Create) -> None:
         scope = self._building[state.namespace, state.id].scope
