@@ -20,7 +20,7 @@ from typing import NoReturn
 
 from intermodal_snapshots.mounts import filesystem_of
 
-from bench import bus, commands, discovery, life, machine, memory, networks, pull, unary
+from bench import bus, commands, discovery, life, machine, memory, networks, pull, storage, unary
 from bench.figures import Figure, table
 from bench.measuring import Bench
 from bench.peers import start
@@ -43,6 +43,7 @@ MEASUREMENTS: dict[str, Callable[[Bench], list[Figure]]] = {
     "pull-debian": pull.pull_debian,
     "commit": pull.commit,
     "images-ls": pull.list_images,
+    "collect": storage.collect,
     "end": memory.afterwards,
 }
 
