@@ -266,6 +266,7 @@ class History:
         before, after = self.model, copy.deepcopy(self.model)
         effect(after)
         racing = self.collecting is not None
+        failed = ""
         try:
             call()
         except grpc.RpcError as error:
@@ -278,7 +279,7 @@ class History:
             # What it was built upon may have been garbage that a collection took away this instant.
             if not racing or error.code() not in (grpc.StatusCode.NOT_FOUND, grpc.StatusCode.FAILED_PRECONDITION):
                 raise
-            after = before
+            after, failed = before, str(error)
         self.model = after
         if c % 3 == 0:
             self._join()
@@ -290,7 +291,7 @@ class History:
             must |= {
                 ref for thing in spared for ref in before.things[thing] & after.things[thing] if ref in before.things
             }
-        assert must <= there, f"after {kind} {must - there} is gone"
+        assert must <= there, f"after {kind} {must - there} is gone; {failed or 'it succeeded'}\n{self.daemon.tail()}"
         self._forget(there)
 
     def end(self) -> None:

@@ -18,6 +18,7 @@ import msgspec
 from intermodal_api.containerd.events import image_pb2
 from intermodal_core.contracts.content import IngestStatus
 from intermodal_core.contracts.managers.collector import Collected, Finding, Garbage, Protection, Rebuilt, Use
+from intermodal_core.contracts.managers.store import ContentInfo
 from intermodal_core.contracts.metadata import Table, Transaction
 from intermodal_core.errors import IntermodalError, InvalidArgument, NotFound
 from intermodal_oci.references import normalise
@@ -132,16 +133,23 @@ class Collector:
         """Drop the records of what is still garbage; returns these nodes."""
         spared = marked.below([*self._store.leases.held(), *(node for record in put for node in _about(record))])
         gone = [node for node in dead if node not in spared]
+        # Blobs of which another record may be left; to ask for each takes longer than all the rest.
+        going = set(gone)
+        seen = {node.key for node in marked.records if node.type == "content" and node not in going}
+        seen |= {record.digest for record in put if isinstance(record, ContentInfo)}
         for node in gone:
-            self._drop(tx, node)
+            if node.type != "content":
+                self._drop(tx, node)
+            elif tx.delete(CONTENT, node.namespace, node.key) and (
+                node.key not in seen or not tx.count(CONTENT, node.key, index="by_digest")
+            ):
+                # No event tells of it: of what is collected, as of containerd's, there may be ten thousand at once.
+                self._store.tombstones.leave(tx, "content", node.key)
         return gone
 
     def _drop(self, tx: Transaction, node: Node) -> None:
         type, namespace, key = node
-        if type == "content":
-            if tx.delete(CONTENT, namespace, key):
-                self._store.content.forgotten(tx, namespace, key)
-        elif type == "images":
+        if type == "images":
             if tx.delete(IMAGES, namespace, key):
                 self._store.emit(tx, namespace, "/images/delete", image_pb2.ImageDelete(name=key))
         elif type == "leases":

@@ -53,13 +53,13 @@ def forward(record: Any) -> Iterator[tuple[Node, str]]:
         yield Node("content", record.namespace, record.target.digest), "target"
     elif isinstance(record, Container) and record.snapshot_key:
         yield Node(f"snapshots/{record.snapshotter}", record.namespace, record.snapshot_key), "snapshot"
-    if isinstance(record, ContentInfo | SnapshotRow | Image | Container):
+    if isinstance(record, ContentInfo | SnapshotRow | Image | Container) and record.labels:
         yield from _labelled(record.namespace, record.labels, _REF)
 
 
 def backward(record: Any) -> Iterator[tuple[Node, str]]:
     """What protects a record, by the record's own labels."""
-    if isinstance(record, ContentInfo | SnapshotRow | Image):
+    if isinstance(record, ContentInfo | SnapshotRow | Image) and record.labels:
         yield from _labelled(record.namespace, record.labels, _BACK)
 
 
