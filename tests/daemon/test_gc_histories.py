@@ -275,6 +275,7 @@ class History:
                 assert before.protected() & after.protected() <= there
                 self.model = after if self._took_place(there, made, before, after) else before
                 self._forget(there)
+                self._look_at_leases(before)
                 return
             # What it was built upon may have been garbage that a collection took away this instant.
             if not racing or error.code() not in (grpc.StatusCode.NOT_FOUND, grpc.StatusCode.FAILED_PRECONDITION):
@@ -289,7 +290,10 @@ class History:
             spared = (after.whole() & before.things.keys() & there) - (before.protected() - before.whole())
             must = must & (before.protected() | {made})
             must |= {
-                ref for thing in spared for ref in before.things[thing] & after.things[thing] if ref in before.things
+                ref
+                for thing in spared
+                for ref in before.things[thing] & after.things[thing]
+                if ref in before.things and ref in after.things
             }
         assert must <= there, f"after {kind} {must - there} is gone; {failed or 'it succeeded'}\n{self.daemon.tail()}"
         self._forget(there)
@@ -338,6 +342,15 @@ class History:
             held = self.api.call(leases_pb2, "ListResources", id=name).resources
             return len(held) == len(after.things[kind, name])
         return True  # nothing differs
+
+    def _look_at_leases(self, before: Model) -> None:
+        """A call that was cut off may have made its object, and not come to name it in the lease."""
+        for thing in set(self.model.things):
+            if thing[0] == "leases":
+                held = self.api.call(leases_pb2, "ListResources", id=thing[1]).resources
+                named = {(each.type.partition("/")[0], each.id) for each in held}
+                assert before.things.get(thing, set()) <= named
+                self.model.things[thing] &= named
 
     def _forget(self, there: set[Thing]) -> None:
         """Garbage that a collection took."""
