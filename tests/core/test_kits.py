@@ -6,6 +6,7 @@ A file `*_mutants.py` of this folder is a kit's: implementations with one fault 
 from __future__ import annotations
 
 import importlib
+import inspect
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +65,22 @@ def test_each_kind_has_a_kit() -> None:
     stated = [kind for kind in vars(kinds).values() if isinstance(kind, Kind) and kind.interface]
     assert [kind.name for kind in stated if load_attribute(kind.interface) not in contracts] == []
     assert hooks in contracts
+
+
+@EACH
+def test_each_contract_tells_a_life(path: Path) -> None:
+    """Its module begins with the words that it uses and how an instance lives; it has a version."""
+    contract = kit_of(path).contracts[0]
+    module = contract if inspect.ismodule(contract) else importlib.import_module(contract.__module__)
+    assert "Life cycle" in (module.__doc__ or "")
+    assert isinstance(module.VERSION, int)
+    undocumented = [
+        name
+        for name in module.__all__
+        if inspect.isclass(value := getattr(module, name)) or inspect.isfunction(value)
+        if not (value.__doc__ or "").strip()
+    ]
+    assert undocumented == []
 
 
 def test_each_kit_is_written_for_an_author() -> None:

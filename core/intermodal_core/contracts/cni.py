@@ -1,5 +1,8 @@
 """CNI types: what a network configuration's `type` names, made by entry points rather than by executables.
 
+Life cycle, of one container's interface: `add`, in the order of the list -> `check` -> `delete`, in the reverse order. Of a network:
+`status` before it is used, `gc` with all that is attached to it.
+
 The words are those of the CNI specification 1.1. A type works on values of that version only: whoever runs it (a chain of the
 daemon, or the executable `imod-cni`) translates from and to the version of the configuration. Errors are the core's, by
 meaning; whoever runs a type gives them their number: InvalidArgument is 7, NotFound (of the namespace) 3, Unimplemented 2,

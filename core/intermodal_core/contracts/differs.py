@@ -1,4 +1,18 @@
-"""Differs: layers to filesystems and back."""
+"""Differs: layers to filesystems and back.
+
+Vocabulary. A *layer* is a tar of changes, perhaps compressed, as a descriptor's media type says. Its *diff id* is the digest of
+the uncompressed tar. A layer in *overlay form* is written as overlayfs keeps it: character devices 0:0 hide, an extended
+attribute makes a directory opaque.
+
+Life cycle of a layer that is pulled: a snapshot is prepared -> `apply` onto its mounts -> the caller compares both digests with
+what was promised -> the snapshot is committed, or dropped. With the capability `alone`, all layers of an image are applied at
+the same time, each onto an empty directory, and then `settle` holds them against each other. The way back is `compare`.
+
+Calls run at once, also many of one instance; two never get the same mounts. Mounts are the caller's, who unmounts nothing
+meanwhile; a differ mounts them for itself and leaves none behind.
+
+Public specification followed: the OCI image specification, layer.md; tar with PAX and GNU extensions.
+"""
 
 from __future__ import annotations
 

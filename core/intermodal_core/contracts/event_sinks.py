@@ -3,6 +3,8 @@
 A sink that has a section in the config, `[event_sinks.NAME]`, is followed by the manager `sinks`: it delivers what the sink's
 filters match, from where it left off, across restarts of the daemon and of the sink.
 
+Life cycle: `filters` is read -> `deliver`, again and again, and `lost` where something was -> `close`.
+
 Vocabulary: a *batch* is one or more events in their order. The *position* of a sink is the sequence number of the last event that
 it need not be given again; it is kept in the metadata.
 """

@@ -4,6 +4,9 @@ A plugin of the kind `hooks` is an object, or a module, with functions marked `i
 a hook below, is a plain `def`, and takes any of the hook's arguments by name. Implementations run one after the other on
 their own plugin's threads, each timed and with a deadline; the last one registered first, but for `tryfirst` and `trylast`.
 
+Life cycle: an instance is made and registered -> `synchronize` -> its implementations are called -> it is taken out, at the
+daemon's end or by a reload; calls under way go on.
+
 Rules for all of them:
 
 [K1] A value that an implementation gets is its own copy: to change it, return it (or a new one); None leaves it as it is.

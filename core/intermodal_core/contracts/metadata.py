@@ -2,6 +2,9 @@
 
 The plugin knows no record type: a table has a name, a struct, the fields of its key and its indexes. `fn(tx)` is a
 plain function that calls no plugin and no blocking thing but `tx`. Stays in process.
+
+Life cycle: managers `declare` their tables, when they are made -> `read` and `write`, from the daemon's loop, any number at once ->
+`close`. Tables are never dropped: one that nobody declares keeps its records for a release that does.
 """
 
 from __future__ import annotations

@@ -1,4 +1,17 @@
-"""Networks: what a container's network namespace is and is connected to."""
+"""Networks: what a container's network namespace is and is connected to.
+
+Vocabulary. An *attachment* is one container's place in one network, by an id that is its own for ever. The *result* is what the
+backend wants to know of it later: the caller keeps it and understands nothing of it.
+
+Life cycle: `attach`, before the container's runtime is asked for anything -> `check`, at any time -> `detach`, once its task has
+ended, or after a crash, then perhaps without a result. The caller has recorded the attachment before `attach`, so that
+whatever a crash leaves is detached by the next daemon; `gc` is for what nobody has a record of, at a new boot and on a timer.
+
+Calls for different attachments run at once; those for one come one after the other, and `gc` may run beside them: what is being
+attached is in its `live`.
+
+Public specification followed: the CNI specification 1.1, in what its verbs promise. Addresses are in CIDR notation.
+"""
 
 from __future__ import annotations
 

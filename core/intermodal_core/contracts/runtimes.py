@@ -3,6 +3,16 @@
 A *task* is the running side of a container, named by (namespace, id). It has an init process (exec id "") and any
 number of exec processes. A runtime keeps nothing in the daemon: `connect` after a restart finds all tasks again.
 
+Life cycle of a task: `create` (its init is held) -> `start` -> `exec` and `start` of further processes -> a process ends, by
+itself or by `kill`, and `wait` returns -> `delete` of each exec process, and of init in the end. After a restart of the daemon:
+`connect`, then `processes` where it is declared; where nothing answers, `cleanup`.
+
+All methods may run at once, for one task too, and [R5] holds between tasks. They are called on the daemon's loop, so none
+blocks it. Times are in ns since the epoch, sizes in bytes, terminals in characters.
+
+Public specifications followed: the OCI runtime specification (bundles, `config.json`, `process`, `linux.resources`); of the words
+and statuses, containerd's Task service, version 3.
+
 Events: `/tasks/oom` is reported through the daemon's ttrpc socket, as shims do; all others are published by the tasks
 manager, from the returns of these calls. A foreign shim reports exits there, too, which does no harm.
 """

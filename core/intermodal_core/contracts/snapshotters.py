@@ -5,10 +5,15 @@ Vocabulary. A *snapshot* has a key and at most one parent. It is *active* (writa
 be a parent). Keys and names share one name space. Calls return mounts; whoever gets them mounts them: a snapshotter
 mounts nothing by itself, apart from probes at load.
 
+Life cycle: `prepare` -> `commit` or `remove`; `view` -> `remove`; committed -> `remove`, once it has no children. Three scenarios:
+
 Scenario, unpacking: `prepare("x", parent)` -> mount, apply a layer, unmount -> `commit(chain_id, "x")`.
 Scenario, running: `prepare("container", chain_id)` -> the runtime mounts it -> ... -> `remove("container")`.
 Scenario, side by side (capability `rebase`): every layer is prepared without a parent and applied in overlay form at
 the same time; then `commit(chain_id, key, parent=...)` in chain order.
+
+Everything may be called at once; of calls that want one key, one gets it. Times are in ns since the epoch, sizes in bytes.
+Public specification followed: containerd's Snapshots service, in its words, kinds, errors and filters.
 
 Labels: keys that begin with `containerd.io/snapshot/`, and `containerd.io/snapshot.ref`, are meant for the snapshotter.
 """
