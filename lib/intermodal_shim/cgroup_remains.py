@@ -47,8 +47,10 @@ def _cgroup_directories(id: str, bundle: str) -> list[str]:
 
 
 def _remove_cgroup(top: str) -> None:
-    """Kill what is in it, and remove it with all below."""
+    """Kill what is in it, and remove it with all below; one that this process is in is not the container's alone."""
     directories = [directory for directory, _, _ in os.walk(top, topdown=False)]
+    if any(os.getpid() in _members(directory) for directory in directories):
+        return
     for _ in range(50):
         pidfds: list[int] = []
         for directory in directories:
@@ -72,13 +74,8 @@ def _kill_members(directory: str) -> list[int]:
         if os.path.exists(path):
             with open(path, "w", encoding="ascii") as file:
                 file.write(word)
-    try:
-        with open(os.path.join(directory, "cgroup.procs"), encoding="ascii") as file:
-            pids = [int(word) for word in file.read().split()]
-    except OSError:
-        return []
     pidfds = []
-    for pid in pids:
+    for pid in _members(directory):
         try:
             pidfd = os.pidfd_open(pid)
         except OSError:
@@ -90,3 +87,11 @@ def _kill_members(directory: str) -> list[int]:
         else:
             pidfds.append(pidfd)
     return pidfds
+
+
+def _members(directory: str) -> list[int]:
+    try:
+        with open(os.path.join(directory, "cgroup.procs"), encoding="ascii") as file:
+            return [int(word) for word in file.read().split()]
+    except OSError:
+        return []

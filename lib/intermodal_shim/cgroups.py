@@ -37,6 +37,14 @@ class Cgroup:
             else:
                 self._unified = path
 
+    def is_of(self, pid: int) -> bool:
+        """Whether the process `pid` is in the same one, for any of the controllers that count and list processes."""
+        other = Cgroup(pid, self._root)
+        if self.is_v2:
+            return self.unified == other.unified
+        names = ("memory", "pids", "freezer")
+        return any(self._controllers[name] == other.directory(name) for name in names if name in self._controllers)
+
     @property
     def is_v2(self) -> bool:
         """Whether the controllers are in the unified hierarchy."""

@@ -531,7 +531,9 @@ class Container:
     def _made(self, process: Process) -> None:
         """Learn of a new process what there is to know. Raises OSError."""
         if process is self.init:
-            self.cgroup = Cgroup(process.pid)
+            cgroup = Cgroup(process.pid)
+            # What is counted, and who is, in the shim's own would be everybody.
+            self.cgroup = None if cgroup.is_of(os.getpid()) else cgroup
             self._own_pids = is_first(process.pid)
 
     def _read_spec(self) -> None:
@@ -551,7 +553,10 @@ class Container:
             self.init.status = status
 
     def _kill_all(self) -> None:
-        for pid in self.pids():
+        pids = self.cgroup.pids() if self.cgroup is not None else []
+        if os.getpid() in pids:
+            return  # a cgroup that is others', too: whom to kill in it cannot be told
+        for pid in pids:
             try:
                 os.kill(pid, signal.SIGKILL)
             except ProcessLookupError:

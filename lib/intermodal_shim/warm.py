@@ -25,8 +25,11 @@ from intermodal_ttrpc.channel import bind
 from intermodal_ttrpc.dispatch import Listener
 
 from intermodal_shim import service
+from intermodal_shim.cgroups import Cgroup
+from intermodal_shim.container import Container
 from intermodal_shim.loop import Loop
 from intermodal_shim.main import Shim
+from intermodal_shim.process import Process
 from intermodal_shim.runtime import Options, arguments
 
 __all__ = ["rehearse"]
@@ -64,6 +67,20 @@ class _Rehearsal(Loop):
             self._guarded(self._children.pop(pid), 0)
 
 
+class _Container(Container):
+    """Its processes are this one, whose cgroup is read and in which nothing is killed."""
+
+    def _made(self, process: Process) -> None:
+        super()._made(process)
+        if process is self.init:
+            self.cgroup = Cgroup(process.pid)
+            self._own_pids = True
+
+
+class _Shim(Shim):
+    container_type = _Container
+
+
 def rehearse() -> None:
     """Lead containers through their lives in this process, without starting anything; leaves nothing behind.
 
@@ -74,7 +91,7 @@ def rehearse() -> None:
     try:
         told = Listener(bind(f"{directory}/events"), loop, _EVENTS)
         args = arguments("n", f"{directory}/log", f"{directory}/events", False, Options())
-        shim = Shim(args, bind(f"{directory}/shim"), loop)
+        shim = _Shim(args, bind(f"{directory}/shim"), loop)
         for name in ("stdin", "stdout"):
             os.mkfifo(f"{directory}/{name}")
         with open(f"{directory}/config.json", "wb") as file:

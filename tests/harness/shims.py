@@ -118,9 +118,9 @@ Body = Callable[[Daemon], Awaitable[None]]
 
 @pytest.fixture
 def with_daemon(spawner: Spawner, tmp_path: Path, rootfs: Path) -> Callable[..., None]:
-    """with_daemon(body, **options of the runtime): run `body(daemon)` on a loop, within 60 s."""
+    """with_daemon(body, **options of the runtime): run `body(daemon)` on a loop, within so many seconds."""
 
-    def run(body: Body, listening: bool = True, **options: Any) -> None:
+    def run(body: Body, listening: bool = True, within: float = 60, **options: Any) -> None:
         async def main() -> None:
             state = tmp_path / "state"
             state.mkdir(exist_ok=True)
@@ -128,7 +128,7 @@ def with_daemon(spawner: Spawner, tmp_path: Path, rootfs: Path) -> Callable[...,
             if listening:
                 daemon.listen()
             try:
-                async with asyncio.timeout(60):
+                async with asyncio.timeout(within):
                     await body(daemon)
             finally:
                 await daemon.close()

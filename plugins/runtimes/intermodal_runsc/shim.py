@@ -14,7 +14,6 @@ from intermodal_api.containerd.runtime import runc_options_pb2 as runc
 from intermodal_core.errors import FailedPrecondition, IntermodalError, Unimplemented
 from intermodal_shim import shim
 from intermodal_shim.cgroup_remains import remove_cgroups
-from intermodal_shim.cgroups import Cgroup
 from intermodal_shim.container import Answer, Container
 from intermodal_shim.main import Shim
 from intermodal_shim.process import STOPPED, Process
@@ -37,10 +36,8 @@ class RunscContainer(Container):
 
     def _made(self, process: Process) -> None:
         if process is self.init:
-            cgroup = Cgroup(process.pid)
-            own = cgroup.directory("memory") != Cgroup(os.getpid()).directory("memory")
-            self.cgroup = cgroup if own else None
-            self._own_pids = not own
+            super()._made(process)
+            self._own_pids = self.cgroup is None
 
     def _exec_words(self, process: Process) -> list[str]:
         return ["--internal-pid-file", self._inside(process)]
@@ -80,13 +77,6 @@ class RunscContainer(Container):
 
     def _clear(self) -> None:
         remove_cgroups(self.id, self.bundle)  # runsc leaves them where a container could not be made, or was paused
-
-    def _kill_all(self) -> None:
-        for pid in super().pids():
-            try:
-                os.kill(pid, signal.SIGKILL)
-            except ProcessLookupError:
-                pass
 
     def _checkpoint_words(self, options: runc.CheckpointOptions) -> list[str]:
         if not options.exit:
