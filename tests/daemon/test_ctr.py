@@ -112,10 +112,23 @@ def test_much_output(stock: PrivateDaemon) -> None:
     assert done.stdout == "0123456789abcde\n" * 1_000_000
 
 
+def pid_of(daemon: PrivateDaemon, name: str) -> int:
+    found = re.search(rf"^{name} +(\d+)", daemon.ctr("tasks", "ls", check=True).stdout, re.M)
+    assert found is not None
+    return int(found[1])
+
+
+def _catches(pid: int, number: signal.Signals) -> bool:
+    """Whether the process has a handler for the signal: a shell begins before its `trap` does."""
+    caught = re.search(r"^SigCgt:\s*(\w+)", Path(f"/proc/{pid}/status").read_text(), re.M)
+    return caught is not None and bool(int(caught[1], 16) >> (number - 1) & 1)
+
+
 @pytest.fixture
 def running(stock: PrivateDaemon) -> Iterator[PrivateDaemon]:
     """A container `c` that sleeps."""
     stock.ctr("run", "--detach", IMAGE, "c", "sh", "-c", "trap 'exit 5' TERM; while :; do sleep 0.05; done", check=True)
+    until(lambda: _catches(pid_of(stock, "c"), signal.SIGTERM))
     yield stock
     stock.ctr("tasks", "kill", "--signal", "SIGKILL", "--all", "c")
     until(lambda: status_of(stock, "c") in ("STOPPED", ""))
@@ -265,7 +278,7 @@ def test_a_restart_takes_running_containers_up(running: PrivateDaemon) -> None:
 
 
 def test_an_end_while_no_daemon_runs_is_not_lost(running: PrivateDaemon) -> None:
-    pid = int(re.search(r"^c +(\d+)", running.ctr("tasks", "ls").stdout, re.M)[1])  # type: ignore[index]
+    pid = pid_of(running, "c")
     running.kill9()
     os.kill(pid, signal.SIGTERM)
     until(lambda: not Path(f"/proc/{pid}").exists())
