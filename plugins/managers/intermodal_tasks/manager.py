@@ -49,6 +49,8 @@ _TOLD_HERE = frozenset(
 )
 #: Seconds that each task left by the last daemon has to be taken up.
 _ADOPT = 30.0
+#: Seconds between two tries of a runtime that is not up, where nothing tells of a change.
+_AGAIN = 5.0
 
 
 class _Create(msgspec.Struct):
@@ -254,7 +256,7 @@ class Tasks(ProcessCalls):
 
     async def _until_end(self, task: Task, process: Process) -> None:
         try:
-            ended: Exit = await task.runtime.wait(task.ref, process.exec_id)
+            ended = await self._exit_of(task, process)
         except Cancelled:
             return  # it lives on, and the next daemon takes it up
         except (NotFound, Unavailable) as error:
@@ -264,6 +266,24 @@ class Tasks(ProcessCalls):
                 log.warning("%s/%s: %s; what is left of it is removed", task.ref.namespace, task.ref.id, error)
                 ended = await task.runtime.cleanup(task.ref, task.row.bundle)
         await self._end(task, process, ended)
+
+    async def _exit_of(self, task: Task, process: Process) -> Exit:
+        """Wait for it; where the runtime lost hold of the task, because its own process ended, with a new hold."""
+        while True:
+            held = task.held
+            try:
+                return await task.runtime.wait(task.ref, process.exec_id)  # type: ignore[no-any-return]
+            except Unavailable as error:
+                log.warning("%s/%s: %s", task.ref.namespace, task.ref.id, error)
+            async with self._store.lock("hold", task.ref.namespace, task.ref.id):
+                while task.held == held:
+                    change = self._registry.change()
+                    try:
+                        await task.runtime.connect(task.ref, task.row.bundle)
+                        task.held += 1
+                    except Unavailable:  # the runtime is not up again yet
+                        with contextlib.suppress(TimeoutError):
+                            await asyncio.wait_for(change.wait(), _AGAIN)
 
     async def _end(self, task: Task, process: Process, ended: Exit) -> None:
         """Record an end, once, after its start; then tell who waits."""

@@ -45,13 +45,14 @@ class Task:
     `partial`: it was taken up from a runtime that cannot name its exec processes, so there may be more.
     """
 
-    __slots__ = ("partial", "paused", "processes", "ref", "row", "runtime")
+    __slots__ = ("held", "partial", "paused", "processes", "ref", "row", "runtime")
 
     def __init__(self, row: TaskRow, runtime: Any) -> None:
         self.row = row
         self.runtime = runtime
         self.ref = TaskRef(row.namespace, row.id)
         self.partial = False
+        self.held = 0  # how often it was taken up anew
         self.paused = False
         init = Process("", row.stdio, row.pid)
         init.started = bool(row.started_at)
