@@ -81,6 +81,11 @@ class Cache:
                 if not path.name.startswith(".") and (cached := _read(path)) is not None:
                     yield cached
 
+    def sweep(self) -> None:
+        """Remove what a crash left half written; while nobody puts anything."""
+        for path in self._directory.glob(".*"):
+            path.unlink(missing_ok=True)
+
     def _path(self, network: str, container: str, interface: str) -> Path:
         name = f"{network}-{container}-{interface}"
         if len(name) > _LONGEST:

@@ -81,6 +81,12 @@ def test_killed_at_every_step(busybox: Built, scenario: Scenario) -> None:
     assert any(step.startswith(("netlink.", "networks.", "nftables.")) for step in steps), steps
 
 
+@pytest.mark.soak
+@pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.name)
+def test_killed_at_every_change_of_the_file_system(busybox: Built, scenario: Scenario) -> None:
+    assert every_step(scenario, busybox, fine=True)
+
+
 @pytest.mark.slow
 def test_a_reboot(busybox: Built) -> None:
     """All that a reboot ends is gone: processes, namespaces, cgroups, the state directory. What is kept is put in order."""

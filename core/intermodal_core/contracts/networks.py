@@ -101,7 +101,7 @@ class Network(Protocol):
         """[N3] Raise FailedPrecondition when what `attach` made is no longer there."""
 
     def gc(self, live: tuple[Attachment, ...]) -> None:
-        """[N4] Free what belongs to no attachment in `live`."""
+        """[N4] Free what belongs to no attachment in `live`; no other call is under way."""
 
 
 class NetworkView(msgspec.Struct, frozen=True):

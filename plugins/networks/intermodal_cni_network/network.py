@@ -116,6 +116,7 @@ class CniNetwork:
         """DEL of what is recorded and not live; then GC of our own lists, which nobody else uses."""
         living = {(container_id(each), each.interface, each.network) for each in live}
         failures: list[IntermodalError] = []
+        self._cache.sweep()
         for cached in list(self._cache.every()):
             place, name = cached.place, cached.network.name
             if any((place.container, place.interface, known) in living for known in (name, "")):
