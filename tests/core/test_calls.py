@@ -61,7 +61,7 @@ def test_plain_methods_run_on_the_plugins_threads() -> None:
 
 
 def test_a_probe_closes_the_breaker_of_threads_that_never_return(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("intermodal_core.calls.FIRST_PROBE", 0.1)
+    monkeypatch.setattr("intermodal_core.calls.FIRST_PROBE", 0.5)
 
     async def test() -> None:
         backend = Backend()
@@ -74,14 +74,14 @@ def test_a_probe_closes_the_breaker_of_threads_that_never_return(monkeypatch: py
             assert "does not answer" in guard.trouble, round
             with pytest.raises(Unavailable):
                 await guard.where()
-            await asyncio.sleep(0.15)
+            await asyncio.sleep(0.6)
             pair = list(await asyncio.gather(guard.where(), guard.where(), return_exceptions=True))
             assert pair[0] == "kind.name", "one call is let through"
             assert isinstance(pair[1], Unavailable), "and only one"
             assert guard.trouble == ""
             assert list(await asyncio.gather(guard.where(), guard.where())) == ["kind.name"] * 2
         late = await asyncio.gather(guard.stuck(), guard.stuck(), return_exceptions=True)
-        await asyncio.sleep(0.15)
+        await asyncio.sleep(0.6)
         with pytest.raises(Unavailable):
             await guard.where()  # threads that hang are written off three times over, and then no more
         assert len([one for one in changes if one]) == 4

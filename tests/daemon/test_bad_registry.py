@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import secrets
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -224,7 +225,11 @@ def test_a_disk_that_is_full(tmp_path: Path, server: Proxy) -> None:
     made = Made()
     made.manifest([made.add(LAYER, busybox_layer()), made.add(LAYER, layer_tar([Entry("noise", noise)]))])
     server.rule = made.serve
-    with small_disk(tmp_path / "small", 48 << 20) as small, PrivateDaemon(directory=small) as daemon:
+    with (
+        tempfile.TemporaryDirectory(prefix="d-") as short,  # for the names of sockets
+        small_disk(Path(short) / "small", 48 << 20) as small,
+        PrivateDaemon(directory=small) as daemon,
+    ):
         name = f"{server.address}/image:1"
         daemon.imod("images", "import", str(built.path), check=True)
         daemon.imod("run", "--name", "changed", "busybox", "sh", "-c", "cp /noise /more", check=True)

@@ -6,6 +6,7 @@ import json
 import re
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -89,8 +90,9 @@ class TestPackages:
         top = write(kind, NAME, str(tmp_path / "package"))
         pip("install", "-q", "--no-deps", "--no-build-isolation", "-e", top, python=binaries / "python")
         try:
-            command = [str(binaries / "python"), "-m", "pytest", "-q", "--basetemp", str(tmp_path / "base")]
-            done = subprocess.run(command, cwd=top, capture_output=True, text=True, timeout=300, check=False)
+            with tempfile.TemporaryDirectory(prefix="kit-") as short:  # for the names of sockets
+                command = [str(binaries / "python"), "-m", "pytest", "-q", "--basetemp", f"{short}/base"]
+                done = subprocess.run(command, cwd=top, capture_output=True, text=True, timeout=300, check=False)
             assert done.returncode == 0, done.stdout + done.stderr
             ((held, all_),) = re.findall(r"(\d+) of (\d+) rules held", done.stdout)
             assert held == all_, done.stdout
@@ -130,7 +132,18 @@ class TestPackages:
     @pytest.mark.parametrize("kind", KINDS)
     def test_its_style_is_ours(self, kind: str, tmp_path: Path) -> None:
         top = write(kind, NAME, str(tmp_path / "package"))
-        command = [sys.executable, "-m", "ruff", "check", "--select", "F,W,I,UP,B", "--isolated", "."]
+        command = [
+            sys.executable,
+            "-m",
+            "ruff",
+            "check",
+            "--select",
+            "F,W,I,UP,B",
+            "--isolated",
+            "--line-length",
+            "120",
+            ".",
+        ]
         done = subprocess.run(command, cwd=top, capture_output=True, text=True, timeout=60, check=False)
         assert done.returncode == 0, done.stdout
 

@@ -25,7 +25,8 @@ import importlib, pkgutil, sys
 for package in sys.argv[1:]:
     found = importlib.import_module(package)
     for module in pkgutil.walk_packages(found.__path__, package + "."):
-        if not module.name.startswith("intermodal_core.testing"):  # the kits, whose extra names pytest
+        # The kits' extra names pytest, that of tracing OpenTelemetry.
+        if not module.name.startswith(("intermodal_core.testing", "intermodal_tracing.tracing")):
             importlib.import_module(module.name)
 from importlib.metadata import entry_points
 for group in entry_points().groups - {"pytest11"}:  # the kits' report, likewise

@@ -35,7 +35,7 @@ def runtime_of(daemon: Daemon) -> Any:
 
 
 def test_a_namespace_has_one_shim(sharing: Any, make_bundle: MakeBundle, tmp_path: Path) -> None:
-    bundles = [make_bundle(name, "sh", "-c", "read x; exit 3") for name in ("a", "b", "c", "d")]
+    bundles = [make_bundle(name, "sh", "-c", "read x; exit 3") for name in ("one-a", "one-b", "one-c", "one-d")]
     fifo = tmp_path / "fifo"
     os.mkfifo(fifo)
     shims: list[int] = []
@@ -55,7 +55,7 @@ def test_a_namespace_has_one_shim(sharing: Any, make_bundle: MakeBundle, tmp_pat
 
     async def second(daemon: Daemon) -> None:
         """The next daemon finds them all, and the last one to go takes the shim with it."""
-        tasks = [TaskRef("imtest", name) for name in ("b", "c", "d")]
+        tasks = [TaskRef("imtest", name) for name in ("one-b", "one-c", "one-d")]
         for task, bundle in zip(tasks, bundles[1:], strict=True):
             await daemon.runtime.connect(task, str(bundle))
         # One is cleaned up, as where the daemon lost sight of it: the others go on.
