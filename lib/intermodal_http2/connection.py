@@ -59,6 +59,12 @@ class Connection(Reader):
         super().resume_writing()
         self.outflow.pump()
 
+    def release(self) -> None:
+        """Write what was gathered, and what had to wait behind it."""
+        super().release()
+        if not self.over:
+            self.outflow.pump()
+
     def connection_lost(self, _error: Exception | None) -> None:
         """End everything."""
         self.over = self._lost = True
@@ -218,7 +224,7 @@ class Connection(Reader):
         outflow = self.outflow
         for identifier, value in settings.read(payload):
             if identifier == settings.MAX_FRAME_SIZE:
-                outflow.frame_size = value
+                outflow.frame_size = min(value, settings.LARGEST_FRAME)
             elif identifier == settings.INITIAL_WINDOW_SIZE:
                 grown, outflow.initial = value - outflow.initial, value
                 try:

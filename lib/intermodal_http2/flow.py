@@ -51,7 +51,7 @@ class Outflow:
             or size > self.frame_size
             or size > self.window
             or size > stream.window
-            or (size and self._link.paused)
+            or (size and self._link.full)
         ):
             self._queue(stream, before, data, ending)
             return
@@ -80,7 +80,7 @@ class Outflow:
         frames: list[bytes | memoryview] = []
         written = 0
         done: list[Stream] = []
-        while self._turns and self.window > 0 and not self._link.paused:
+        while self._turns and self.window > 0 and not self._link.full:
             stream = self._turns.popleft()
             if not stream.pending or stream.window <= 0:
                 continue

@@ -26,9 +26,14 @@ class Link(asyncio.Protocol):
 
     def __init__(self) -> None:
         self.over = False
-        #: The transport's buffer is full; DATA has to wait.
-        self.paused = False
+        self._paused = False  # the transport's buffer is full
         self._gathered: list[bytes] | None = None
+        self._gathered_size = 0
+
+    @property
+    def full(self) -> bool:
+        """So much waits to be written that DATA has to wait, until `release` or `resume_writing`."""
+        return self._paused or self._gathered_size >= _WRITE_HIGH
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Say what we allow."""
@@ -40,19 +45,20 @@ class Link(asyncio.Protocol):
 
     def pause_writing(self) -> None:
         """The peer does not read."""
-        self.paused = True
+        self._paused = True
 
     def resume_writing(self) -> None:
         """It does again."""
-        self.paused = False
+        self._paused = False
 
     def write(self, data: bytes) -> None:
         """Write whole frames."""
         if self._gathered is not None:
             self._gathered.append(data)
+            self._gathered_size += len(data)
             return
         self._transport.write(data)
-        if self.paused and self._transport.get_write_buffer_size() > _WRITE_MOST:
+        if self._paused and self._transport.get_write_buffer_size() > _WRITE_MOST:
             _log.warning("a client that takes no answers is cut off")
             self._transport.abort()
 
@@ -70,6 +76,7 @@ class Link(asyncio.Protocol):
     def release(self) -> None:
         """Write what was gathered."""
         gathered, self._gathered = self._gathered, None
+        self._gathered_size = 0
         if gathered:
             self.write(gathered[0] if len(gathered) == 1 else b"".join(gathered))
 

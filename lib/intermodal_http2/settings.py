@@ -22,6 +22,7 @@ __all__ = [
     "DEFAULT_WINDOW",
     "HEADER_LIMIT",
     "INITIAL_WINDOW_SIZE",
+    "LARGEST_FRAME",
     "MAX_FRAME_SIZE",
     "OUR_FRAME",
     "OUR_SETTINGS",
@@ -47,6 +48,8 @@ STREAMS: Final = 10_000
 STREAM_WINDOW: Final = 4 << 20
 CONNECTION_WINDOW: Final = 16 << 20
 OUR_FRAME: Final = 64 << 10
+#: Of what is sent, though a peer may take larger ones: no single write is much more than what is let wait.
+LARGEST_FRAME: Final = 256 << 10
 #: Of a request's fields, reckoned as section 6.5.2 does; a header block may take as much on the wire.
 HEADER_LIMIT: Final = 64 << 10
 

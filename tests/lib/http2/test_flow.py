@@ -92,6 +92,23 @@ def test_streams_take_turns(peer: Peer) -> None:
     assert size(found, 1) > 100_000
 
 
+@pytest.mark.parametrize("frame", [settings.DEFAULT_FRAME, (1 << 24) - 1])
+def test_a_peer_that_allows_much_and_reads_late_gets_all_of_it(peer: Peer, frame: int) -> None:
+    """However wide its windows, what waits for it stays small: such a peer is not taken for one that takes no answers."""
+    peer.send(setting(settings.MAX_FRAME_SIZE, frame), setting(settings.INITIAL_WINDOW_SIZE, 0))
+    peer.send(frames.window_update(0, 1 << 30))
+    total = sum(ask(peer, stream, 1, 15 << 20) for stream in (1, 3))
+    peer.ping()
+    # Both may go on at one moment, within what is read at once.
+    peer.send(setting(settings.INITIAL_WINDOW_SIZE, 1 << 30))
+    found = 0
+    while found < total:
+        each = peer.read()
+        assert each is not None, "the peer was cut off"
+        found += len(each.payload) if each.kind == frames.DATA else 0
+    assert found == total
+
+
 def test_one_answer_waits_and_others_pass(peer: Peer) -> None:
     peer.send(setting(settings.INITIAL_WINDOW_SIZE, 1000))
     ask(peer, 1, 1, 50_000)
