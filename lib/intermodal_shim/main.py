@@ -89,6 +89,7 @@ class Shim:
         self._events = Publisher(self.loop, events, self.namespace, self.log, self._quiet)
         self._containers: dict[str, Container] = {}
         self._removing: set[Container] = set()  # deleted for whoever asks, and not quite gone
+        self._successors: dict[str, Callable[[], object]] = {}  # by name, what waits until such a one is gone
         self._when_empty: list[Callable[[], object]] = []
         self._runtimes: dict[Options, Runtime] = {}
         self._ending = False
@@ -130,6 +131,8 @@ class Shim:
         """Nothing of it is left, or it was never made."""
         self.release(container)
         self._removing.discard(container)
+        if (then := self._successors.pop(container.id, None)) is not None:
+            then()
         if self._removing or self._containers:
             return
         for answer in self._when_empty:
@@ -137,6 +140,13 @@ class Shim:
         self._when_empty.clear()
         self._patience = LINGER
         self.loop.call_later(LINGER, self._check_idle)
+
+    def when_free(self, id: str, then: Callable[[], object]) -> None:
+        """Call `then` once the runtime has closed its books on the last container of that name: now, where there is none."""
+        if any(container.id == id for container in self._removing):
+            self._successors[id] = then
+        else:
+            then()
 
     def task_pid(self, id: str) -> int:
         """Of the container's init; 0 for none."""

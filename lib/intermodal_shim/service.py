@@ -39,6 +39,9 @@ class Shim(Protocol):
     def add(self, id: str, bundle: str, streams: Streams, options: Options) -> Container:
         """Raises AlreadyExists."""
 
+    def when_free(self, id: str, then: Callable[[], object]) -> None:
+        """Call `then` once nothing of the last container of that name is left; now, where there is none."""
+
     def task_pid(self, id: str) -> int:
         """Of the container's init; 0 for none."""
 
@@ -109,7 +112,8 @@ class TaskService:
         options = self.shim.options.merged(request.options.type_url, request.options.value, self.shim.namespace)
         mounts = [Mount(m.type, m.source, tuple(m.options), m.target) for m in request.rootfs]
         container = self.shim.add(request.id, request.bundle, _streams(request), options)
-        container.create(mounts, _then(call, lambda: response(pid=container.init.pid)), request.checkpoint)
+        answer = _then(call, lambda: response(pid=container.init.pid))
+        self.shim.when_free(request.id, lambda: container.create(mounts, answer, request.checkpoint))
 
     def start(self, request: Any, call: Call, response: Any) -> None:
         """Start a process."""
