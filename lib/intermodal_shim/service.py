@@ -13,9 +13,10 @@ from intermodal_api import shim_pb2
 from intermodal_api.containerd.runtime import runc_options_pb2 as runc
 from intermodal_api.containerd.task import v2_pb2, v3_pb2
 from intermodal_core.contracts.common import Mount
-from intermodal_core.errors import IntermodalError, InvalidArgument, from_os_error
+from intermodal_core.errors import IntermodalError, from_os_error
 from intermodal_ttrpc.dispatch import Call, Services
 
+from intermodal_shim.attaching import attach
 from intermodal_shim.container import Answer, Container
 from intermodal_shim.process import STOPPED, Process
 from intermodal_shim.runtime import Options
@@ -229,14 +230,7 @@ class TaskService:
 
     def attach(self, request: shim_pb2.AttachRequest, call: Call) -> Message:
         """Add a source and sinks to a process's streams."""
-        stdio = self.shim.container(request.id).process(request.exec_id).streaming()
-        wanted = (request.stdin, request.stdout, request.stderr)
-        if len(call.fds) != sum(wanted):
-            raise InvalidArgument(f"{sum(wanted)} descriptors are announced and {len(call.fds)} came")
-        fds = iter(call.take_fds())
-        stdin, stdout, stderr = (next(fds) if want else -1 for want in wanted)
-        stdio.attach(stdin, stdout, stderr, request.hold)
-        return Empty()
+        return attach(self.shim.container(request.id).process(request.exec_id).streaming(), request, call)
 
     def processes(self, request: shim_pb2.ProcessesRequest, call: Call) -> Message:
         """Init and the exec processes."""

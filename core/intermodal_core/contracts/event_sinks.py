@@ -36,7 +36,7 @@ class SunkEvent(msgspec.Struct, frozen=True):
     data: bytes = b""
 
     def json(self) -> bytes:
-        """One JSON object without `data`, as `imod events -o json` prints it, and no newline."""
+        """One JSON object without `data` and a newline: what `imod events -o json` prints of it, and its id."""
         return msgspec.json.encode({name: getattr(self, name) for name in self.__struct_fields__ if name != "data"})
 
 

@@ -41,7 +41,7 @@ class ProcessCalls(TaskTable):
         if process.exit is not None and not all:
             raise NotFound(f"the process {exec_id or container} has ended")
         if not exec_id and signal in STOPPING:
-            await self._moments.stopping(scope.namespace, container, signal)
+            await self.moments.stopping(scope.namespace, container, signal)
         await task.runtime.kill(task.ref, signal, exec_id, all)
 
     async def resize(self, scope: Scope, container: str, width: int, height: int, exec_id: str = "") -> None:

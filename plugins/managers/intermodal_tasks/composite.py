@@ -29,7 +29,7 @@ from intermodal_tasks.containers import Containers
 from intermodal_tasks.creation import Creation, wanted_of
 from intermodal_tasks.inventory import runtimes
 from intermodal_tasks.manager import Tasks
-from intermodal_tasks.moments import STOPPING, Moments
+from intermodal_tasks.moments import STOPPING
 from intermodal_tasks.process import RunningProcess
 from intermodal_tasks.restarts import LOG, STATUS, Restarts, labels_of
 from intermodal_tasks.specs import Lookups
@@ -62,7 +62,6 @@ class Composite(Containers):
     ) -> None:
         super().__init__(tasks, store, logs)
         self._creation = creation
-        self._moments = Moments(registry.hooks, store)
         self._networks = networks
         self._registry = registry
         self._lookups = lookups
@@ -372,7 +371,7 @@ class Composite(Containers):
         try:
             stop_signal = row.stop_signal if row else signal.SIGTERM
             if stop_signal not in STOPPING:
-                await self._moments.stopping(scope.namespace, record.id, stop_signal)
+                await self._tasks.moments.stopping(scope.namespace, record.id, stop_signal)
             await self._tasks.kill(scope, record.id, stop_signal)
             async with asyncio.timeout(timeout):
                 return (await self._ended(scope, record.id)).status

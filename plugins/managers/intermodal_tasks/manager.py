@@ -125,7 +125,7 @@ class Tasks(ProcessCalls):
         container = await self._store.containers.get(Scope(state.namespace), state.id)
         if container.spec is None:
             raise InvalidArgument(f"the container {state.id} has no spec")
-        spec = await self._moments.adjusted(state.namespace, state.id, container.spec)
+        spec = await self.moments.adjusted(state.namespace, state.id, container.spec)
         run = await self._store.read(lambda tx: tx.get(RUNS, state.namespace, state.id))
         row = TaskRow(state.namespace, state.id, state.choice, state.bundle, 0, time.time_ns(), state.request.stdio)
         bundle.make(state.bundle, state.id, spec, bundle.Kept(container, row, run))
@@ -205,7 +205,7 @@ class Tasks(ProcessCalls):
         task = await self._task(scope, container)
         process = await self._process(task, exec_id)
         if not exec_id:
-            await self._moments.tell("before_start", scope.namespace, container)
+            await self.moments.tell("before_start", scope.namespace, container)
         process.told.clear()
         try:
             process.pid = await task.runtime.start(task.ref, exec_id)
@@ -218,7 +218,7 @@ class Tasks(ProcessCalls):
         finally:
             process.told.set()
         if not exec_id:
-            await self._moments.tell("after_start", scope.namespace, container, pid=process.pid)
+            await self.moments.tell("after_start", scope.namespace, container, pid=process.pid)
         return process.pid
 
     async def _record_start(self, task: Task) -> None:
@@ -310,7 +310,7 @@ class Tasks(ProcessCalls):
         process.ended.set()
         if not process.exec_id:
             # First, since it looks at the record, which may go with what follows.
-            self._background.begin(self._moments.ended(scope.namespace, task.ref.id, ended.status))
+            self._background.begin(self.moments.ended(scope.namespace, task.ref.id, ended.status))
             if self.on_exit is not None:
                 self._background.begin(self.on_exit(scope, task.ref.id, ended))
 
@@ -370,7 +370,7 @@ class Tasks(ProcessCalls):
         """When all are taken up, all at once, each with its deadline, and what was half-made is ended."""
         await self.operations.recover(_ADOPT)
         await asyncio.gather(*self._adopting.values(), return_exceptions=True)
-        self._moments.greet(lambda: list(self._tasks))
+        self.moments.greet(lambda: list(self._tasks))
 
     async def _adopt(self, row: TaskRow) -> None:
         key = (row.namespace, row.id)

@@ -28,7 +28,7 @@ class TaskTable(ABC):
     def __init__(self, registry: Registry, bus: EventBus, moments: Moments) -> None:
         self._registry = registry
         self._bus = bus
-        self._moments = moments
+        self.moments = moments
         self._tasks: dict[tuple[str, str], Task] = {}
         self._adopting: dict[tuple[str, str], asyncio.Task[None]] = {}
         self._background = Background(log)

@@ -8,13 +8,14 @@ then says which one, until the managers have brought it up to what they find on 
 from __future__ import annotations
 
 import logging
-import os
 import sqlite3
 import time
 from contextlib import closing
 from pathlib import Path
 
 from intermodal_core.errors import DataLoss
+
+from intermodal_sqlite.migrate import put_in_place
 
 __all__ = ["Copies"]
 
@@ -52,13 +53,7 @@ class Copies:
         partial.unlink(missing_ok=True)
         with closing(sqlite3.connect(self._path)) as connection:
             connection.execute("VACUUM INTO ?", (str(partial),))
-        descriptor = os.open(partial, os.O_RDONLY)
-        try:
-            os.fchmod(descriptor, 0o600)
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-        partial.rename(copy)
+        put_in_place(partial, copy)
         for old in self.all()[self._keep :]:
             old.unlink()
 

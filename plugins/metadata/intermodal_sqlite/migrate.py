@@ -6,6 +6,7 @@ import logging
 import os
 import sqlite3
 import time
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -14,7 +15,7 @@ from intermodal_core.errors import FailedPrecondition, Internal
 from intermodal_sqlite.schema import Layout
 from intermodal_sqlite.transaction import Unreadable
 
-__all__ = ["STORE_VERSION", "ensure_store", "ensure_table", "keep_copy", "quarantine", "stored_version"]
+__all__ = ["STORE_VERSION", "ensure_store", "ensure_table", "keep_copy", "put_in_place", "quarantine", "stored_version"]
 
 #: Step n brings a database of version n to n + 1; kept in `PRAGMA user_version`.
 _STEPS: tuple[str, ...] = (
@@ -107,6 +108,11 @@ def keep_copy(connection: sqlite3.Connection, copy: str) -> None:
         connection.backup(target)
     finally:
         target.close()
+    put_in_place(partial, copy)
+
+
+def put_in_place(partial: str | Path, copy: str | Path) -> None:
+    """Give a copy that was written as `partial` its name, once it is on the disk and nobody else's to read."""
     descriptor = os.open(partial, os.O_RDONLY)
     try:
         os.fchmod(descriptor, 0o600)

@@ -20,7 +20,8 @@ from google.protobuf.empty_pb2 import Empty
 from google.protobuf.message import Message
 from intermodal_api import shim_pb2
 from intermodal_api.containerd.task import v3_pb2 as api
-from intermodal_core.errors import AlreadyExists, IntermodalError, InvalidArgument, NotFound
+from intermodal_core.errors import AlreadyExists, IntermodalError, NotFound
+from intermodal_shim.attaching import attach
 from intermodal_shim.loop import Loop
 from intermodal_shim.sinks import FileSink
 from intermodal_shim.stdio import Stdio, Streams
@@ -173,13 +174,7 @@ class Worker:
         stdio = self._stdio.get(request.exec_id)
         if stdio is None:
             raise NotFound(f"the process {request.exec_id or 'init'} of {self.id} has no streams here")
-        wanted = (request.stdin, request.stdout, request.stderr)
-        if len(call.fds) != sum(wanted):
-            raise InvalidArgument(f"{sum(wanted)} descriptors are announced and {len(call.fds)} came")
-        fds = iter(call.take_fds())
-        stdin, stdout, stderr = (next(fds) if want else -1 for want in wanted)
-        stdio.attach(stdin, stdout, stderr, request.hold)
-        return Empty()
+        return attach(stdio, request, call)
 
     def _reopen(self, request: shim_pb2.ReopenRequest, call: Call) -> Message:
         for stdio in self._stdio.values():
