@@ -6,9 +6,12 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import shutil
 import signal
+from functools import partial
+from pathlib import Path
 
 import pytest
 from intermodal_core.syscalls import MNT_DETACH, umount
@@ -105,7 +108,7 @@ def test_a_reboot(busybox: Built) -> None:
         for point in reversed(daemon._mounts()):
             umount(point, MNT_DETACH)
         for cgroup in daemon._cgroups():
-            cgroup.rmdir()
+            until(partial(_removed, cgroup), SECONDS)
         shutil.rmtree(daemon.state)
         daemon.start()
         settled(daemon)
@@ -114,6 +117,17 @@ def test_a_reboot(busybox: Built) -> None:
         assert addresses(daemon) == [address]
         daemon.imod("rm", "-f", "c", check=True)
         settled(daemon)
+
+
+def _removed(cgroup: Path) -> bool:
+    """Remove it, once the last of those that were killed in it has left."""
+    try:
+        cgroup.rmdir()
+    except OSError as error:
+        if error.errno != errno.EBUSY:
+            raise
+        return False
+    return True
 
 
 def addresses(daemon: Mortal) -> list[str]:
